@@ -1,0 +1,255 @@
+//! One acquisition: what is wanted, until when, and the way to it for a thread that may sleep.
+//!
+//! 1. A re-entrant handle that this thread holds is simply entered again.
+//! 2. The turn is claimed; if somebody has it, or holds the lock through this handle, the thread
+//!    queues and sleeps until it gets the turn.
+//! 3. With the turn the kernel is asked without waiting. Free and the path unchanged: done. This is
+//!    the whole way of an uncontended acquisition: no timer, no thread, no allocation.
+//! 4. Otherwise, unless this thread itself is in the way, it sleeps in the kernel's call.
+
+use std::time::{Duration, Instant};
+
+use crate::cancel::CancelToken;
+use crate::error::{Error, Result};
+use crate::events;
+use crate::file_lock::FileLock;
+use crate::future::AcquireFuture;
+use crate::guard::{FileLockGuard, OwnedFileLockGuard};
+use crate::handle::stopped;
+use crate::held;
+use crate::hold::Hold;
+use crate::mode::Mode;
+use crate::turn::{Attempt, Turn};
+use crate::wait::Limits;
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// One attempt.
+    Now,
+    Until(Instant),
+    Forever,
+}
+
+impl When {
+    /// A time so far off that the clock cannot name it is no deadline at all.
+    pub(crate) fn within(timeout: Duration) -> Self {
+        Instant::now().checked_add(timeout).map_or(When::Forever, When::Until)
+    }
+
+    pub(crate) fn deadline(self) -> Option<Instant> {
+        match self {
+            When::Until(deadline) => Some(deadline),
+            When::Now | When::Forever => None,
+        }
+    }
+}
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) mode: Mode,
+    pub(crate) when: When,
+    pub(crate) tokens: Vec<CancelToken>,
+}
+
+impl Request {
+    pub(crate) fn new(mode: Mode, when: When) -> Self {
+        Self { mode, when, tokens: Vec::new() }
+    }
+
+    pub(crate) fn operation(&self) -> &'static str {
+        match (self.mode, self.when) {
+            (Mode::Exclusive, When::Now) => "try to lock",
+            (Mode::Exclusive, _) => "lock",
+            (Mode::Shared, When::Now) => "try to lock shared",
+            (Mode::Shared, _) => "lock shared",
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits<'_> {
+        Limits { deadline: self.when.deadline(), tokens: &self.tokens }
+    }
+
+    /// Acquires, asleep if need be. `bound` holds cannot leave the calling thread.
+    pub(crate) fn run(&self, lock: &FileLock, bound: bool) -> Result<Hold> {
+        let handle = lock.handle();
+        let operation = self.operation();
+        if handle.settings.reentrant
+            && bound
+            && let Some(mode) = held::mode_through(handle.id)
+        {
+            if mode.conflicts_with(self.mode) && mode == Mode::Shared {
+                return match self.when {
+                    When::Now => Err(self.busy(lock)),
+                    When::Until(_) | When::Forever => Err(self.own_thread(lock)),
+                };
+            }
+            if let Some((mode, description)) = held::enter_again(handle.id) {
+                return Ok(Hold::again(handle, mode, description));
+            }
+        }
+        let mut since = None;
+        let mut turn = self.take_turn(lock, &mut since)?;
+        if !matches!(turn.attempt(operation, since.is_some())?, Attempt::Granted) {
+            if self.when == When::Now {
+                let contention = turn.contention();
+                return Err(Error::Busy { path: handle.path(), operation, contention });
+            }
+            if turn.waits_for_own_thread() {
+                return Err(self.own_thread(lock));
+            }
+            if since.is_none() {
+                since = Some(Instant::now());
+                events::waiting(handle, self.mode);
+            }
+            turn.sleep(operation, self.limits())?;
+        }
+        Ok(turn.settle(bound, since.map_or(Duration::ZERO, |since| since.elapsed())))
+    }
+
+    /// Gets the right to ask the kernel, asleep if need be; notes when the waiting began.
+    fn take_turn(&self, lock: &FileLock, since: &mut Option<Instant>) -> Result<Turn> {
+        let handle = lock.handle();
+        if let Some(turn) = handle.claim(self.mode, false) {
+            return Ok(turn);
+        }
+        // Whether it is this thread itself that is in the way matters only now.
+        let mine = held::mode_through(handle.id);
+        let again = mine == Some(Mode::Shared) && self.mode == Mode::Shared;
+        if self.when == When::Now {
+            return handle.claim(self.mode, again).ok_or_else(|| self.busy(lock));
+        }
+        if mine.is_some_and(|mine| mine.conflicts_with(self.mode)) {
+            return Err(self.own_thread(lock));
+        }
+        let node = match handle.claim_or_join(self.mode, again) {
+            Ok(turn) => return Ok(turn),
+            Err(node) => node,
+        };
+        *since = Some(Instant::now());
+        events::waiting(handle, self.mode);
+        node.wait(self.limits()).map_err(|stop| {
+            handle.leave(&node, self.mode);
+            stopped(handle, self.operation(), self.mode, stop, || handle.contention())
+        })?;
+        Ok(handle.turn_of(self.mode))
+    }
+
+    fn own_thread(&self, lock: &FileLock) -> Error {
+        let path = lock.handle().path();
+        Error::Deadlock { path, operation: self.operation(), own_thread: true }
+    }
+
+    pub(crate) fn busy(&self, lock: &FileLock) -> Error {
+        let handle = lock.handle();
+        Error::Busy {
+            path: handle.path(),
+            operation: self.operation(),
+            contention: handle.contention(),
+        }
+    }
+}
+
+/// An acquisition to be made, with everything the short verbs of [`FileLock`] leave out.
+///
+/// Exclusive and without a deadline unless said otherwise. It ends in one of
+///
+/// - [`wait`](Acquire::wait): sleep; the guard stays in this thread,
+/// - [`wait_owned`](Acquire::wait_owned): sleep; the guard may go anywhere,
+/// - `.await`: do not block the task.
+///
+/// # Cancel safety
+/// Dropping the future ends the wait at once; nothing is held then, and neither a thread nor a
+/// place in a queue stays behind. A lock that was granted in that very moment is released.
+///
+/// # Crash safety
+/// The kernel holds the lock; it is free as soon as the process is gone, however it ended.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?; let path = dir.path().join("a.lock");
+/// use std::time::Duration;
+/// use lockmgr::{CancelToken, FileLock};
+///
+/// let lock = FileLock::open(&path)?;
+/// let cancel = CancelToken::new();
+/// let guard = lock.acquire().shared().timeout(Duration::from_secs(5)).cancel(&cancel).wait()?;
+/// # drop(guard);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an acquisition does nothing until it is waited for"]
+pub struct Acquire<'a> {
+    lock: &'a FileLock,
+    request: Request,
+}
+
+impl<'a> Acquire<'a> {
+    pub(crate) fn new(lock: &'a FileLock) -> Self {
+        Self { lock, request: Request::new(Mode::Exclusive, When::Forever) }
+    }
+
+    /// In this mode.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.request.mode = mode;
+        self
+    }
+
+    /// Together with other shared holders.
+    pub fn shared(self) -> Self {
+        self.mode(Mode::Shared)
+    }
+
+    /// For at most so long, counted from this call. Zero is one attempt.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.request.when = When::within(timeout);
+        self
+    }
+
+    /// Until this moment. One that has passed is one attempt.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.request.when = When::Until(deadline);
+        self
+    }
+
+    /// Until the token is cancelled. May be called more than once: any of the tokens will do.
+    pub fn cancel(mut self, token: &CancelToken) -> Self {
+        self.request.tokens.push(token.clone());
+        self
+    }
+
+    /// Sleeps until the lock is held, with a guard that cannot leave this thread and its caller.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], [`Error::Cancelled`], [`Error::Deadlock`] if this thread holds the lock
+    /// already, and whatever opening the file may meet.
+    pub fn wait(self) -> Result<FileLockGuard<'a>> {
+        self.request.run(self.lock, true).map(FileLockGuard::new)
+    }
+
+    /// As [`wait`](Self::wait), with a guard that can be sent to other threads and stored.
+    pub fn wait_owned(self) -> Result<OwnedFileLockGuard> {
+        self.request.run(self.lock, false).map(OwnedFileLockGuard::new)
+    }
+
+    /// One attempt; [`Error::Busy`] when somebody has the lock.
+    pub fn try_now(mut self) -> Result<FileLockGuard<'a>> {
+        self.request.when = When::Now;
+        self.wait()
+    }
+
+    /// As [`try_now`](Self::try_now), with a guard that can be sent to other threads and stored.
+    pub fn try_now_owned(mut self) -> Result<OwnedFileLockGuard> {
+        self.request.when = When::Now;
+        self.wait_owned()
+    }
+}
+
+impl IntoFuture for Acquire<'_> {
+    type Output = Result<OwnedFileLockGuard>;
+    type IntoFuture = AcquireFuture;
+
+    fn into_future(self) -> AcquireFuture {
+        AcquireFuture::new(self.lock.clone(), self.request)
+    }
+}

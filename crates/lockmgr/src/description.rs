@@ -1,0 +1,464 @@
+//! An open lock file: the description that carries the lock, and whether the path still names it.
+//!
+//! The kernel locks an inode, people mean a path. Between opening and being granted the lock, and
+//! between two acquisitions on a kept descriptor, the path may have come to name another file; a
+//! lock on the old inode would then exclude nobody who comes by the path. So after every grant the
+//! path is looked up again and must name the same (device, inode). If not, the description is given
+//! up and the whole acquisition starts anew.
+//!
+//! The look-up has two forms. The *thorough* one walks the whole path. The *quick* one asks only
+//! for the last name in a kept descriptor of its directory, which costs the same however deep the
+//! path is. It sees every deletion and replacement of the lock file itself; what it assumes is that
+//! no directory above was renamed or replaced, and no symbolic link among them switched, since the
+//! last thorough look-up. It is used only when that was less than [`FRESH`] ago and the lock was
+//! free at once; after any wait the check is thorough.
+//!
+//! Removal (`remove_on_release`) follows the same thought. A file is unlinked only while it is held
+//! exclusively and only if its name, in a directory that was opened for this, still names the held
+//! inode. Whoever waits on the removed inode is granted it, finds that the path names something
+//! else, and starts anew. (The order "unlock, then unlink" would let a second process lock the old
+//! inode and a third one create and lock a new file.)
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use crate::error::{Error, OPEN, Result, shared_path};
+use crate::mode::{Mechanism, Mode, Range};
+use crate::options::Settings;
+use crate::posix;
+use crate::record;
+use crate::sys::file::{self, Access, Create, Identity, KeptFile};
+use crate::sys::lock::{self, Owner, Patience};
+use crate::wait::{self, Limits, Stop};
+
+/// How long a thorough look-up of the path is good for, in nanoseconds.
+const FRESH: u64 = 50_000_000;
+
+/// How often an acquisition starts anew because the path named another file each time, without
+/// once finding somebody else to wait for. Real replacements end after a few; only a filesystem
+/// whose path and descriptor never agree gets here.
+pub(crate) const TRIES: usize = 1000;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A number that is never used twice.
+pub(crate) fn unique_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Where a lock file is to be found.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) path: Arc<Path>,
+    /// The same for the kernel.
+    c_path: CString,
+    /// The last name, if there is one to look up in a directory.
+    name: Option<CString>,
+}
+
+impl Place {
+    pub(crate) fn new(path: &Path) -> Result<Self> {
+        let path = absolute(path)?;
+        let text = |bytes: &[u8]| {
+            CString::new(bytes).map_err(|_| Error::NotLockable {
+                path: Some(Arc::from(path.as_path())),
+                operation: OPEN,
+                reason: "a path cannot contain a NUL byte",
+            })
+        };
+        let bytes = path.as_os_str().as_bytes();
+        let c_path = text(bytes)?;
+        let last = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let name = (!matches!(last, b"" | b"." | b"..")).then(|| text(last)).transpose()?;
+        Ok(Self { c_path, name, path: shared_path(path) })
+    }
+
+    fn directory(&self) -> Option<KeptFile> {
+        let parent = CString::new(self.path.parent()?.as_os_str().as_bytes()).ok()?;
+        file::open_directory(&parent).ok()
+    }
+}
+
+/// A handle means the file that its path named when it was made, wherever the process goes later.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    if path.is_absolute() {
+        return Ok(path.to_path_buf());
+    }
+    let fail = |source| Error::Io { path: Some(Arc::from(path)), operation: OPEN, source };
+    if path.as_os_str().is_empty() {
+        return Err(fail(Errno::NOENT.into()));
+    }
+    Ok(std::env::current_dir().map_err(fail)?.join(path))
+}
+
+/// Why a lock file could not be opened.
+#[derive(Debug)]
+pub(crate) enum OpenFailure {
+    /// A lease of another process stands in the way for some seconds.
+    Lease(Access),
+    Failed(Error),
+}
+
+/// An open lock file.
+#[derive(Debug)]
+pub(crate) struct Description {
+    /// Taken only by `drop`.
+    file: Option<KeptFile>,
+    id: u64,
+    pub(crate) identity: Identity,
+    access: Option<Access>,
+    pub(crate) mechanism: Mechanism,
+    pub(crate) range: Range,
+    follow: bool,
+    /// Shared holds of this process on this description. Changed only by the holder of the turn
+    /// while it is zero, and under the mutex of the handle's state otherwise.
+    pub(crate) sharers: AtomicUsize,
+    directory: OnceLock<Option<KeptFile>>,
+    checked: AtomicU64,
+}
+
+impl Description {
+    /// Opens or creates the lock file.
+    pub(crate) fn open(
+        place: &Place,
+        settings: &Settings,
+        writable: bool,
+    ) -> Result<Self, OpenFailure> {
+        let mut make_parents = settings.create_parents;
+        let mut found_nothing_to_create = false;
+        for _ in 0..TRIES {
+            match open_existing(place, settings, writable) {
+                Ok(opened) => return Self::checked(place, settings, opened),
+                Err((Errno::NOENT, _)) if settings.create => {}
+                Err((errno, access)) => return Err(explain(place, settings, errno, access)),
+            }
+            let permissions = settings.creation_mode.unwrap_or(0o666);
+            let create = if found_nothing_to_create {
+                // Neither there nor creatable: a dangling link, and links are to be followed.
+                Create::Any(permissions)
+            } else {
+                Create::New(permissions)
+            };
+            let access = accesses(settings.mechanism, writable)[0];
+            match file::open(&place.c_path, access, settings.follow_symlinks, create) {
+                Ok(opened) => {
+                    if let (Create::New(_), Some(exact)) = (create, settings.creation_mode) {
+                        file::set_permissions(&opened, exact);
+                    }
+                    return Self::checked(place, settings, (opened, access));
+                }
+                // Somebody was quicker.
+                Err(Errno::EXIST) => found_nothing_to_create = settings.follow_symlinks,
+                Err(Errno::NOENT) if make_parents => {
+                    make_parents = false;
+                    if let Some(parent) = place.path.parent() {
+                        std::fs::create_dir_all(parent).map_err(|source| {
+                            OpenFailure::Failed(Error::Io {
+                                path: Some(Arc::from(parent)),
+                                operation: OPEN,
+                                source,
+                            })
+                        })?;
+                    }
+                }
+                Err(errno) => return Err(explain(place, settings, errno, access)),
+            }
+        }
+        Err(OpenFailure::Failed(Error::Replaced {
+            path: Some(Arc::clone(&place.path)),
+            operation: OPEN,
+            while_held: false,
+        }))
+    }
+
+    /// Takes an opened file if it is one that can be a lock file.
+    fn checked(
+        place: &Place,
+        settings: &Settings,
+        (opened, access): (KeptFile, Access),
+    ) -> Result<Self, OpenFailure> {
+        let refuse = |reason| {
+            OpenFailure::Failed(Error::NotLockable {
+                path: Some(Arc::clone(&place.path)),
+                operation: OPEN,
+                reason,
+            })
+        };
+        let status = file::status(&opened).map_err(|errno| {
+            OpenFailure::Failed(Error::io(Some(Arc::clone(&place.path)), OPEN, errno))
+        })?;
+        if let Some(reason) = not_lockable(status.kind) {
+            return Err(refuse(reason));
+        }
+        Ok(Self::new(opened, status.identity, Some(access), settings))
+    }
+
+    /// Takes a descriptor that the program opened.
+    pub(crate) fn from_file(
+        file: KeptFile,
+        settings: &Settings,
+        operation: &'static str,
+    ) -> Result<Self> {
+        let status = file::status(&file).map_err(|errno| Error::io(None, operation, errno))?;
+        Ok(Self::new(file, status.identity, None, settings))
+    }
+
+    fn new(
+        file: KeptFile,
+        identity: Identity,
+        access: Option<Access>,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            file: Some(file),
+            id: unique_id(),
+            identity,
+            access,
+            mechanism: settings.mechanism,
+            range: settings.range,
+            follow: settings.follow_symlinks,
+            sharers: AtomicUsize::new(0),
+            directory: OnceLock::new(),
+            checked: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn file(&self) -> &KeptFile {
+        self.file.as_ref().expect("the file is there until drop")
+    }
+
+    /// Whether a refusal may come from a server that wants the file open for writing.
+    pub(crate) fn may_need_writing(&self, mode: Mode, errno: Errno) -> bool {
+        self.mechanism == Mechanism::Flock
+            && mode == Mode::Exclusive
+            && self.access == Some(Access::Read)
+            && matches!(errno, Errno::BADF | Errno::IO)
+    }
+
+    /// Takes the lock if it is free.
+    pub(crate) fn try_lock(&self, mode: Mode) -> Result<bool, Errno> {
+        let result = match self.mechanism {
+            Mechanism::Flock => lock::flock(self.file(), mode, Patience::Try),
+            Mechanism::Ofd => {
+                lock::record(self.file(), Owner::Description, mode, self.range, Patience::Try)
+            }
+            Mechanism::Posix => {
+                return posix::try_lock(self.file(), self.identity, self.id, mode, self.range);
+            }
+        };
+        match result {
+            Ok(()) => Ok(true),
+            // EACCES is what some systems, and some network filesystems, say instead.
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes the lock, asleep in the kernel until it is free.
+    pub(crate) fn sleep_lock(&self, mode: Mode, limits: Limits<'_>) -> Result<(), Stop> {
+        match self.mechanism {
+            Mechanism::Flock => {
+                wait::interruptible(limits, || lock::flock(self.file(), mode, Patience::Sleep))
+            }
+            Mechanism::Ofd => wait::interruptible(limits, || {
+                lock::record(self.file(), Owner::Description, mode, self.range, Patience::Sleep)
+            }),
+            Mechanism::Posix => {
+                posix::sleep_lock(self.file(), self.identity, self.id, mode, self.range, limits)
+            }
+        }
+    }
+
+    /// Lets go of the lock, for every copy of the descriptor that may have leaked somewhere.
+    pub(crate) fn unlock(&self) -> Result<(), Errno> {
+        match self.mechanism {
+            Mechanism::Flock => lock::flock_unlock(self.file()),
+            Mechanism::Ofd => lock::record_unlock(self.file(), Owner::Description, self.range),
+            Mechanism::Posix => posix::unlock(self.file(), self.identity, self.id, self.range),
+        }
+    }
+
+    /// Makes an exclusive hold shared.
+    pub(crate) fn downgrade(&self) -> Result<bool, Errno> {
+        match self.mechanism {
+            Mechanism::Posix => {
+                posix::downgrade(self.file(), self.identity, self.id, self.range).map(|()| true)
+            }
+            Mechanism::Flock | Mechanism::Ofd => self.try_lock(Mode::Shared),
+        }
+    }
+
+    /// Returns whether the path still names this file.
+    pub(crate) fn is_current(&self, place: &Place, thorough: bool) -> Result<bool, Errno> {
+        let now = file::coarse_now();
+        let last = self.checked.load(Ordering::Relaxed);
+        let quick = !thorough && last != 0 && now.saturating_sub(last) < FRESH;
+        let directory = if quick { self.directory(place) } else { None };
+        let found = if let (Some(directory), Some(name)) = (directory, &place.name) {
+            file::status_at(directory, name, self.follow)
+        } else {
+            self.checked.store(now, Ordering::Relaxed);
+            file::status_at_path(&place.c_path, self.follow)
+        };
+        match found {
+            Ok(status) => Ok(status.identity == self.identity),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn directory(&self, place: &Place) -> Option<&KeptFile> {
+        self.directory.get_or_init(|| place.directory()).as_ref()
+    }
+
+    /// Removes the lock file. Only while it is held exclusively, as a whole.
+    pub(crate) fn remove(&self, place: &Place) -> Result<(), NotRemoved> {
+        let name = place.name.as_ref().ok_or(NotRemoved::Kept("it has no name of its own"))?;
+        if !self.is_current(place, true).map_err(NotRemoved::Os)? {
+            return Err(NotRemoved::Replaced);
+        }
+        let status = file::status(self.file()).map_err(NotRemoved::Os)?;
+        if status.kind != FileType::RegularFile {
+            return Err(NotRemoved::Kept("it is not a regular file"));
+        }
+        if status.size > 0 {
+            let mut start = [0; record::PREFIX_LEN];
+            let ours = file::read_start(self.file(), &mut start).is_ok_and(record::is_ours);
+            if !ours {
+                return Err(NotRemoved::Kept("it holds data that lockmgr did not write"));
+            }
+        }
+        let directory = place.directory().ok_or(NotRemoved::Replaced)?;
+        match file::status_at(&directory, name, false) {
+            Ok(status) if status.identity == self.identity => {}
+            _ => return Err(NotRemoved::Replaced),
+        }
+        file::unlink_at(&directory, name).map_err(|errno| match errno {
+            Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+                NotRemoved::Kept("its directory does not allow the removal")
+            }
+            Errno::NOENT => NotRemoved::Replaced,
+            errno => NotRemoved::Os(errno),
+        })
+    }
+}
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            posix::close(self.identity, file);
+        }
+    }
+}
+
+/// Why a lock file was not removed.
+#[derive(Debug)]
+pub(crate) enum NotRemoved {
+    Replaced,
+    Kept(&'static str),
+    Os(Errno),
+}
+
+/// How to open, in order of preference.
+///
+/// `flock` needs no more than reading, and must not ask for more: an inherited writable descriptor
+/// would make `exec` of the lock file fail (`ETXTBSY`), and scripts do lock themselves. Exclusive
+/// record locks need writing. Whatever is refused, the next one may do.
+fn accesses(mechanism: Mechanism, writable: bool) -> &'static [Access] {
+    match mechanism {
+        Mechanism::Flock if writable => &[Access::ReadWrite],
+        Mechanism::Flock => &[Access::Read, Access::Write],
+        Mechanism::Ofd | Mechanism::Posix => &[Access::ReadWrite, Access::Read, Access::Write],
+    }
+}
+
+fn open_existing(
+    place: &Place,
+    settings: &Settings,
+    writable: bool,
+) -> Result<(KeptFile, Access), (Errno, Access)> {
+    let mut first = None;
+    for &access in accesses(settings.mechanism, writable) {
+        match file::open(&place.c_path, access, settings.follow_symlinks, Create::No) {
+            Ok(opened) => return Ok((opened, access)),
+            Err(
+                errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY | Errno::ISDIR),
+            ) => {
+                first.get_or_insert((errno, access));
+            }
+            Err(errno) => return Err((errno, access)),
+        }
+    }
+    Err(first.expect("there is at least one way to open"))
+}
+
+/// What the kernel's refusal to open means.
+fn explain(place: &Place, settings: &Settings, errno: Errno, access: Access) -> OpenFailure {
+    let path = Some(Arc::clone(&place.path));
+    let operation = OPEN;
+    let not_lockable = |path, reason| Error::NotLockable { path, operation, reason };
+    OpenFailure::Failed(match errno {
+        Errno::AGAIN => return OpenFailure::Lease(access),
+        Errno::LOOP if !settings.follow_symlinks => not_lockable(
+            path,
+            "it is a symbolic link; name its target, or allow links to be followed",
+        ),
+        // No name was created, and none of the ways to open it fits: a FIFO nobody reads, a socket.
+        Errno::NXIO => {
+            let kind = file::status_at_path(&place.c_path, settings.follow_symlinks)
+                .ok()
+                .and_then(|status| not_lockable_kind(status.kind));
+            not_lockable(path, kind.unwrap_or("it is not a file that can be opened"))
+        }
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => Error::Permission {
+            path,
+            operation,
+            reason: match file::status_at_path(&place.c_path, settings.follow_symlinks) {
+                Ok(_) => "its permissions do not allow it",
+                Err(_) => "its directory cannot be searched, or allows no new file",
+            },
+            source: errno.into(),
+        },
+        errno => Error::io(path, operation, errno),
+    })
+}
+
+fn not_lockable(kind: FileType) -> Option<&'static str> {
+    match kind {
+        FileType::RegularFile | FileType::Directory => None,
+        kind => Some(not_lockable_kind(kind).unwrap_or("it is not a regular file or a directory")),
+    }
+}
+
+fn not_lockable_kind(kind: FileType) -> Option<&'static str> {
+    match kind {
+        FileType::Fifo => Some("it is a FIFO, which cannot be a lock file"),
+        FileType::Socket => Some("it is a socket, which cannot be a lock file"),
+        FileType::CharacterDevice | FileType::BlockDevice => {
+            Some("it is a device, which cannot be a lock file")
+        }
+        _ => None,
+    }
+}
+
+/// Sleeps until the lease of another process does not stand in the way of opening any more.
+pub(crate) fn sleep_out_lease(
+    place: &Place,
+    follow: bool,
+    access: Access,
+    limits: Limits<'_>,
+) -> Result<(), Stop> {
+    let pinned = file::pin(&place.c_path, follow).map_err(Stop::Os)?;
+    let status = file::status(&pinned).map_err(Stop::Os)?;
+    if status.kind != FileType::RegularFile {
+        // It has been replaced since; opening anew will tell.
+        return Ok(());
+    }
+    wait::interruptible(limits, || file::sleep_out_lease(&pinned, access))
+}

@@ -1,0 +1,290 @@
+//! The async end of an acquisition. No runtime is needed: it wakes whoever polls it.
+//!
+//! | stage | what it waits for | who wakes it |
+//! |---|---|---|
+//! | `Start` | nothing yet | — |
+//! | `Queued` | its turn in the handle's queue | the one before it; a token; the timekeeper |
+//! | `Waiting` | the kernel | the waiter thread |
+//! | `Done` | — | — |
+//!
+//! The waiter thread exists only while the kernel is waited for, one a contended handle, since only
+//! the one with the turn waits there. It blocks all signals of the program, and takes the turn with
+//! it: if the future is dropped, the thread's wait is cancelled, it releases what it may just have
+//! been granted, and hands the turn on.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Instant;
+
+use crate::acquire::{Request, When};
+use crate::cancel::{CancelToken, Entry, Interrupt};
+use crate::error::{Error, Result};
+use crate::events;
+use crate::file_lock::FileLock;
+use crate::guard::OwnedFileLockGuard;
+use crate::handle::stopped;
+use crate::hold::Hold;
+use crate::mode::Mechanism;
+use crate::queue::Node;
+use crate::sys::signal::AllBlocked;
+use crate::timekeeper::{self, Reminder};
+use crate::turn::{Attempt, Turn};
+use crate::wait::Limits;
+
+/// Enough for the system calls of a wait and for a waker.
+const STACK: usize = 256 * 1024;
+
+/// A lock being acquired; made by awaiting an [`Acquire`](crate::Acquire).
+///
+/// # Cancel safety
+/// Dropping it ends the wait at once and leaves nothing behind. A task that is queued and then
+/// neither polled nor dropped holds up those behind it, as with any async lock.
+#[must_use = "futures do nothing until they are polled"]
+pub struct AcquireFuture {
+    lock: FileLock,
+    request: Request,
+    stage: Stage,
+    since: Option<Instant>,
+}
+
+enum Stage {
+    Start,
+    Queued { node: Arc<Node>, _tokens: Vec<Entry>, _reminder: Option<Reminder> },
+    Waiting(Arc<Job>),
+    Done,
+}
+
+impl AcquireFuture {
+    pub(crate) fn new(lock: FileLock, request: Request) -> Self {
+        Self { lock, request, stage: Stage::Start, since: None }
+    }
+
+    fn start(&mut self) -> Result<Option<Hold>> {
+        let handle = self.lock.handle();
+        if handle.settings.mechanism == Mechanism::Posix {
+            return Err(Error::unsupported(
+                handle.path(),
+                self.request.operation(),
+                "posix locks have no async waits; ofd and flock locks have",
+            ));
+        }
+        let claimed = match self.request.when {
+            When::Now => {
+                handle.claim(self.request.mode, false).ok_or_else(|| self.request.busy(&self.lock))
+            }
+            When::Until(_) | When::Forever => {
+                match handle.claim_or_join(self.request.mode, false) {
+                    Ok(turn) => Ok(turn),
+                    Err(node) => {
+                        self.queue(node)?;
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        self.ask(claimed?)
+    }
+
+    fn queue(&mut self, node: Arc<Node>) -> Result<()> {
+        self.since = Some(Instant::now());
+        events::waiting(self.lock.handle(), self.request.mode);
+        let waiter = || Arc::clone(&node) as Arc<dyn Interrupt>;
+        let tokens = self.request.tokens.iter().map(|token| token.enter(waiter())).collect();
+        let reminder = match self.request.when.deadline() {
+            Some(deadline) => match timekeeper::remind(deadline, waiter()) {
+                Ok(reminder) => Some(reminder),
+                Err(source) => {
+                    self.lock.handle().leave(&node, self.request.mode);
+                    return Err(self.cannot_wait(source));
+                }
+            },
+            None => None,
+        };
+        self.stage = Stage::Queued { node, _tokens: tokens, _reminder: reminder };
+        Ok(())
+    }
+
+    /// Asks the kernel once, and has a thread wait for it if that was not enough.
+    fn ask(&mut self, mut turn: Turn) -> Result<Option<Hold>> {
+        let operation = self.request.operation();
+        if matches!(turn.attempt(operation, self.since.is_some())?, Attempt::Granted) {
+            let waited = self.since.map(|since| since.elapsed()).unwrap_or_default();
+            return Ok(Some(turn.settle(false, waited)));
+        }
+        if self.request.when == When::Now {
+            let path = self.lock.handle().path();
+            return Err(Error::Busy { path, operation, contention: turn.contention() });
+        }
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+            events::waiting(self.lock.handle(), self.request.mode);
+        }
+        let job =
+            Job::start(turn, &self.request, self.since).map_err(|error| self.cannot_wait(error))?;
+        self.stage = Stage::Waiting(job);
+        Ok(None)
+    }
+
+    fn cannot_wait(&self, source: std::io::Error) -> Error {
+        Error::Io { path: self.lock.handle().path(), operation: self.request.operation(), source }
+    }
+
+    /// One step; `Ok(None)` when the stage has changed and is to be looked at again.
+    fn step(&mut self, waker: &Waker) -> Poll<Result<Option<Hold>>> {
+        match &self.stage {
+            Stage::Start => Poll::Ready(self.start()),
+            Stage::Queued { node, .. } => {
+                let node = Arc::clone(node);
+                let handle = self.lock.handle();
+                if node.poll(waker) {
+                    let turn = handle.turn_of(self.request.mode);
+                    // From here on the turn is the value's, not the queue's.
+                    self.stage = Stage::Done;
+                    return Poll::Ready(self.ask(turn));
+                }
+                match self.request.limits().check() {
+                    Ok(()) => Poll::Pending,
+                    Err(stop) => {
+                        self.stage = Stage::Done;
+                        handle.leave(&node, self.request.mode);
+                        let operation = self.request.operation();
+                        Poll::Ready(Err(stopped(
+                            handle,
+                            operation,
+                            self.request.mode,
+                            stop,
+                            || handle.contention(),
+                        )))
+                    }
+                }
+            }
+            Stage::Waiting(job) => job.poll(waker).map(|result| result.map(Some)),
+            Stage::Done => panic!("a finished acquisition was polled again"),
+        }
+    }
+}
+
+impl Future for AcquireFuture {
+    type Output = Result<OwnedFileLockGuard>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match self.step(context.waker()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(None)) => {}
+                Poll::Ready(result) => {
+                    self.stage = Stage::Done;
+                    let hold = result.map(|hold| hold.expect("no change of stage, so a hold"));
+                    return Poll::Ready(hold.map(OwnedFileLockGuard::new));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for AcquireFuture {
+    fn drop(&mut self) {
+        match &self.stage {
+            Stage::Start | Stage::Done => {}
+            Stage::Queued { node, .. } => {
+                let node = Arc::clone(node);
+                self.lock.handle().leave(&node, self.request.mode);
+            }
+            Stage::Waiting(job) => job.abandon(),
+        }
+    }
+}
+
+impl std::fmt::Debug for AcquireFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AcquireFuture")
+            .field("lock", &self.lock)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A wait that a thread does for a future.
+struct Job {
+    outcome: Mutex<Outcome>,
+    abandoned: CancelToken,
+}
+
+enum Outcome {
+    /// The thread is at it.
+    Pending(Option<Waker>),
+    Ready(Box<Result<Hold>>),
+    /// The future has taken the result, or has gone.
+    Taken,
+}
+
+impl Job {
+    fn start(
+        mut turn: Turn,
+        request: &Request,
+        since: Option<Instant>,
+    ) -> std::io::Result<Arc<Self>> {
+        let job = Arc::new(Self {
+            outcome: Mutex::new(Outcome::Pending(None)),
+            abandoned: CancelToken::new(),
+        });
+        let mut tokens = request.tokens.clone();
+        tokens.push(job.abandoned.clone());
+        let (deadline, operation) = (request.when.deadline(), request.operation());
+        let result = Arc::clone(&job);
+        let quiet = AllBlocked::new();
+        thread::Builder::new().name("lockmgr-wait".into()).stack_size(STACK).spawn(move || {
+            let limits = Limits { deadline, tokens: &tokens };
+            let outcome = turn.sleep(operation, limits).map(|()| {
+                turn.settle(false, since.map(|since| since.elapsed()).unwrap_or_default())
+            });
+            result.finish(outcome);
+        })?;
+        drop(quiet);
+        Ok(job)
+    }
+
+    fn finish(&self, result: Result<Hold>) {
+        let mut outcome = self.outcome();
+        match &mut *outcome {
+            Outcome::Pending(waker) => {
+                let waker = waker.take();
+                *outcome = Outcome::Ready(Box::new(result));
+                drop(outcome);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            // The future has gone; a lock granted in that moment is released here.
+            Outcome::Ready(_) | Outcome::Taken => {
+                drop(outcome);
+                drop(result);
+            }
+        }
+    }
+
+    fn poll(&self, waker: &Waker) -> Poll<Result<Hold>> {
+        let mut outcome = self.outcome();
+        if let Outcome::Pending(place) = &mut *outcome {
+            *place = Some(waker.clone());
+            return Poll::Pending;
+        }
+        match std::mem::replace(&mut *outcome, Outcome::Taken) {
+            Outcome::Ready(result) => Poll::Ready(*result),
+            Outcome::Pending(_) | Outcome::Taken => panic!("a finished wait was polled again"),
+        }
+    }
+
+    fn abandon(&self) {
+        let outcome = std::mem::replace(&mut *self.outcome(), Outcome::Taken);
+        self.abandoned.cancel();
+        drop(outcome);
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

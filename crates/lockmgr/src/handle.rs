@@ -1,0 +1,217 @@
+//! One handle: one kept description, one queue.
+//!
+//! The two tokens that pass through it are the [`Turn`], which is the right to ask the kernel, and
+//! the [`Hold`](crate::hold::Hold), which is the lock. Both give themselves back when dropped, so no
+//! early return and no panic can lose them. In a forked child both are dead: the child has a state
+//! of its own ([`PerProcess`]), and its copy of the descriptor is harmless.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::description::{self, Description, OpenFailure, Place};
+use crate::error::{Error, OPEN, Result};
+use crate::inspect::Contention;
+use crate::mode::{Mode, Range};
+use crate::options::Settings;
+use crate::queue::{Node, Queue};
+use crate::sys::file::KeptFile;
+use crate::sys::fork::{self, PerProcess};
+use crate::turn::Turn;
+use crate::wait::Stop;
+
+/// What all clones of a [`FileLock`](crate::FileLock) share.
+pub(crate) struct Handle {
+    /// Never used twice in a process.
+    pub(crate) id: u64,
+    /// `None` when the program opened the file itself.
+    pub(crate) place: Option<Place>,
+    pub(crate) settings: Settings,
+    /// The filesystem turned out to want a writable descriptor (NFS, for exclusive `flock`).
+    pub(crate) wants_writing: AtomicBool,
+    state: PerProcess<Mutex<State>>,
+}
+
+/// What changes, under one mutex that is never held while anything sleeps.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) queue: Queue,
+    pub(crate) description: Option<Arc<Description>>,
+}
+
+impl Handle {
+    pub(crate) fn at(place: Place, settings: Settings) -> Arc<Self> {
+        Arc::new(Self::new(Some(place), settings))
+    }
+
+    pub(crate) fn of_file(file: File, settings: Settings, operation: &'static str) -> Result<Self> {
+        let description = Description::from_file(KeptFile::keep(file), &settings, operation)?;
+        let handle = Self::new(None, settings);
+        handle.state().description = Some(Arc::new(description));
+        Ok(handle)
+    }
+
+    fn new(place: Option<Place>, settings: Settings) -> Self {
+        Self {
+            id: description::unique_id(),
+            place,
+            settings,
+            wants_writing: AtomicBool::new(false),
+            state: PerProcess::new(fork::generation(), Mutex::default()),
+        }
+    }
+
+    pub(crate) fn path(&self) -> Option<Arc<Path>> {
+        self.place.as_ref().map(|place| Arc::clone(&place.path))
+    }
+
+    /// Opens the lock file unless it is open. A lease in the way is left to the first acquisition,
+    /// which has a deadline.
+    pub(crate) fn open_now(&self) -> Result<()> {
+        if self.state().description.is_some() {
+            return Ok(());
+        }
+        match self.open() {
+            Ok(description) => {
+                self.state().description.get_or_insert(description);
+                Ok(())
+            }
+            Err(OpenFailure::Lease(_)) => Ok(()),
+            Err(OpenFailure::Failed(error)) => Err(error),
+        }
+    }
+
+    pub(crate) fn open(&self) -> Result<Arc<Description>, OpenFailure> {
+        let Some(place) = &self.place else {
+            // The program's descriptor was left behind in the parent.
+            return Err(OpenFailure::Failed(Error::Forked { path: None, operation: OPEN }));
+        };
+        let writable = self.wants_writing.load(Ordering::Relaxed);
+        Description::open(place, &self.settings, writable).map(Arc::new)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.get().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the turn if it is free.
+    pub(crate) fn claim(self: &Arc<Self>, mode: Mode, again: bool) -> Option<Turn> {
+        let mut state = self.state();
+        state.queue.claim(mode, again).then(|| self.turn(mode, &state))
+    }
+
+    /// Queues for the turn, unless it has become free.
+    pub(crate) fn claim_or_join(
+        self: &Arc<Self>,
+        mode: Mode,
+        again: bool,
+    ) -> Result<Turn, Arc<Node>> {
+        let mut state = self.state();
+        if state.queue.claim(mode, again) {
+            Ok(self.turn(mode, &state))
+        } else {
+            Err(state.queue.join(mode, again))
+        }
+    }
+
+    /// The turn that a node was told of.
+    pub(crate) fn turn_of(self: &Arc<Self>, mode: Mode) -> Turn {
+        self.turn(mode, &self.state())
+    }
+
+    /// Leaves the queue; if the turn has just been given, hands it on.
+    pub(crate) fn leave(self: &Arc<Self>, node: &Arc<Node>, mode: Mode) {
+        let mut state = self.state();
+        if state.queue.leave(node) {
+            // Those behind it may have been waiting for it alone.
+            let next = state.queue.pass_on();
+            drop(state);
+            tell(next);
+        } else {
+            drop(state);
+            drop(self.turn_of(mode));
+        }
+    }
+
+    fn turn(self: &Arc<Self>, mode: Mode, state: &State) -> Turn {
+        let (description, joined) = state.description_for(mode);
+        Turn::new(Arc::clone(self), mode, description, joined)
+    }
+
+    /// Who is in the way, as far as the kernel will know.
+    pub(crate) fn contention(&self) -> Contention {
+        match &self.state().description {
+            Some(description) => Contention::new(description.identity, self.settings.mechanism),
+            None => Contention::unknown(),
+        }
+    }
+
+    /// Drops the description from the state, if it can be opened again. Let the result go only
+    /// after the mutex: closing may take its time.
+    pub(crate) fn forget(
+        &self,
+        state: &mut State,
+        description: &Arc<Description>,
+    ) -> Option<Arc<Description>> {
+        // A description that the program brought cannot be opened again.
+        self.place.as_ref()?;
+        state.description.take_if(|kept| Arc::ptr_eq(kept, description))
+    }
+
+    pub(crate) fn lock_error(&self, operation: &'static str, mode: Mode, errno: Errno) -> Error {
+        Error::of_lock_call(self.path(), operation, self.settings.mechanism, mode, errno)
+    }
+}
+
+impl State {
+    /// The kept description, and whether a shared hold on it was joined: then the kernel need not
+    /// be asked.
+    fn description_for(&self, mode: Mode) -> (Option<Arc<Description>>, bool) {
+        let description = self.description.clone();
+        let joined = mode == Mode::Shared
+            && description.as_ref().is_some_and(|kept| {
+                let shared = kept.sharers.load(Ordering::Relaxed) > 0;
+                if shared {
+                    kept.sharers.fetch_add(1, Ordering::Relaxed);
+                }
+                shared
+            });
+        (description, joined)
+    }
+}
+
+/// Tells a node that it has the turn. Not under the mutex: a waker may run code of the program.
+pub(crate) fn tell(next: Option<Arc<Node>>) {
+    if let Some(node) = next {
+        node.grant();
+    }
+}
+
+/// Why a wait ended, as an error.
+pub(crate) fn stopped(
+    handle: &Handle,
+    operation: &'static str,
+    mode: Mode,
+    stop: Stop,
+    contention: impl FnOnce() -> Contention,
+) -> Error {
+    let path = handle.path();
+    match stop {
+        Stop::TimedOut => Error::TimedOut { path, operation, contention: contention() },
+        Stop::Cancelled => Error::Cancelled { path, operation },
+        Stop::Os(errno) => handle.lock_error(operation, mode, errno),
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileLock")
+            .field("path", &self.place.as_ref().map(|place| &place.path))
+            .field("mechanism", &self.settings.mechanism)
+            .field("range", &Range::to_string(&self.settings.range))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,371 @@
+//! The hold: the lock as this process has it, and everything that can be done with it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::description::{Description, NotRemoved};
+use crate::error::{Error, Result};
+use crate::events;
+use crate::handle::{Handle, tell};
+use crate::held;
+use crate::inspect::{self, Contention};
+use crate::mode::{Mechanism, Mode};
+use crate::options::Settings;
+use crate::sys::fork;
+
+const UNLOCK: &str = "unlock";
+
+/// What came of removing the lock file, if that was tried.
+type Removal = Option<Result<(), NotRemoved>>;
+
+/// The lock, held.
+pub(crate) struct Hold {
+    handle: Arc<Handle>,
+    description: Arc<Description>,
+    generation: u32,
+    mode: Mode,
+    /// Noted in the list of the thread, which the guard cannot leave.
+    bound: bool,
+    waited: Duration,
+    /// Neither released nor lost nor handed over.
+    live: bool,
+    since: events::Moment,
+}
+
+impl Hold {
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        description: Arc<Description>,
+        generation: u32,
+        mode: Mode,
+        bound: bool,
+        waited: Duration,
+    ) -> Self {
+        let since = events::now();
+        Self { handle, description, generation, mode, bound, waited, live: true, since }
+    }
+
+    /// One more guard for a hold that this thread has through a re-entrant handle.
+    pub(crate) fn again(handle: &Arc<Handle>, mode: Mode, description: Arc<Description>) -> Self {
+        let generation = fork::generation();
+        Self::new(Arc::clone(handle), description, generation, mode, true, Duration::ZERO)
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        self.description.file().file()
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.live && self.generation == fork::generation()
+    }
+
+    fn require(&self, operation: &'static str) -> Result<()> {
+        if self.generation != fork::generation() {
+            return Err(Error::Forked { path: self.handle.path(), operation });
+        }
+        if !self.live {
+            return Err(Error::Lost { path: self.handle.path(), operation });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn still_current(&self) -> Result<bool> {
+        const OPERATION: &str = "check the lock file";
+        self.require(OPERATION)?;
+        match &self.handle.place {
+            Some(place) => self
+                .description
+                .is_current(place, true)
+                .map_err(|errno| Error::io(self.handle.path(), OPERATION, errno)),
+            None => Ok(true),
+        }
+    }
+
+    /// Releases the lock. With `report`, what went wrong on the way is looked for and told; the
+    /// lock is released in any case.
+    pub(crate) fn release(&mut self, report: bool) -> Result<()> {
+        if !self.live {
+            return Ok(());
+        }
+        self.require(UNLOCK)?;
+        self.live = false;
+        if self.bound && !held::leave(self.handle.id, &self.description) {
+            return Ok(());
+        }
+        let path = || self.handle.path();
+        let remove = self.handle.settings.remove_on_release;
+        // Removal looks for itself.
+        let mut problem = if report && !remove { self.replacement() } else { None };
+        let (removed, unlocked) = match self.mode {
+            Mode::Exclusive => {
+                let removed = if remove { self.remove() } else { None };
+                let unlocked = self.description.unlock();
+                (removed, unlocked)
+            }
+            Mode::Shared => self.release_shared(remove),
+        };
+        let gone = matches!(removed, Some(Ok(()))) || unlocked.is_err();
+        let mut state = self.handle.state();
+        let old = if gone { self.handle.forget(&mut state, &self.description) } else { None };
+        state.queue.release(self.mode);
+        let next = state.queue.pass_on();
+        drop(state);
+        tell(next);
+        drop(old);
+        events::released(&self.handle, self.mode, self.since);
+        match removed {
+            None | Some(Ok(())) => {}
+            Some(Err(NotRemoved::Replaced)) => problem = Some(self.replaced()),
+            Some(Err(NotRemoved::Kept(reason))) => {
+                problem = Some(Error::NotOurs { path: path(), operation: UNLOCK, reason });
+            }
+            Some(Err(NotRemoved::Os(errno))) => {
+                problem = Some(Error::io(path(), UNLOCK, errno));
+            }
+        }
+        if let Err(errno) = unlocked {
+            problem = Some(Error::io(path(), UNLOCK, errno));
+        }
+        problem.map_or(Ok(()), Err)
+    }
+
+    /// What the path says before the release.
+    fn replacement(&self) -> Option<Error> {
+        let place = self.handle.place.as_ref()?;
+        match self.description.is_current(place, true) {
+            Ok(true) => None,
+            Ok(false) => Some(self.replaced()),
+            Err(errno) => Some(Error::io(self.handle.path(), UNLOCK, errno)),
+        }
+    }
+
+    fn replaced(&self) -> Error {
+        Error::Replaced { path: self.handle.path(), operation: UNLOCK, while_held: true }
+    }
+
+    /// While it is held exclusively.
+    fn remove(&self) -> Removal {
+        self.handle.place.as_ref().map(|place| self.description.remove(place))
+    }
+
+    /// One shared hold less. The last one in the process lets go, and removes the file if it can
+    /// become the exclusive holder at once.
+    fn release_shared(&self, remove: bool) -> (Removal, Result<(), Errno>) {
+        // Under the mutex, so that nobody joins a hold that is being given up.
+        let _state = self.handle.state();
+        if self.description.sharers.fetch_sub(1, Ordering::Relaxed) != 1 {
+            return (None, Ok(()));
+        }
+        // A `posix` lock may be shared with other handles of this process, which the kernel would
+        // make exclusive as well.
+        let alone = remove
+            && self.handle.settings.mechanism != Mechanism::Posix
+            && matches!(self.description.try_lock(Mode::Exclusive), Ok(true));
+        let removed = if alone { self.remove() } else { None };
+        (removed, self.description.unlock())
+    }
+
+    pub(crate) fn downgrade(&mut self) -> Result<()> {
+        const OPERATION: &str = "downgrade";
+        self.require(OPERATION)?;
+        if self.mode == Mode::Shared {
+            return Ok(());
+        }
+        self.refuse_nested(OPERATION)?;
+        match self.description.downgrade() {
+            Ok(true) => {}
+            Ok(false) => return Err(self.lose(OPERATION)),
+            Err(errno) => return Err(self.handle.lock_error(OPERATION, Mode::Shared, errno)),
+        }
+        self.description.sharers.store(1, Ordering::Relaxed);
+        self.change_mode(Mode::Shared);
+        Ok(())
+    }
+
+    pub(crate) fn try_upgrade(&mut self) -> Result<()> {
+        const OPERATION: &str = "upgrade";
+        self.require(OPERATION)?;
+        if self.mode == Mode::Exclusive {
+            return Ok(());
+        }
+        self.refuse_nested(OPERATION)?;
+        let mechanism = self.handle.settings.mechanism;
+        if mechanism == Mechanism::Posix {
+            return Err(Error::unsupported(
+                self.handle.path(),
+                OPERATION,
+                "a posix lock cannot be upgraded safely; ofd and flock locks can",
+            ));
+        }
+        let busy = |hold: &Self| Error::Busy {
+            path: hold.handle.path(),
+            operation: OPERATION,
+            contention: Contention::new(hold.description.identity, mechanism),
+        };
+        // The mutex is held meanwhile, so that nobody joins the shared hold; nothing here waits.
+        let state = self.handle.state();
+        if !state.queue.is_sole_holder() {
+            drop(state);
+            return Err(busy(self));
+        }
+        match self.description.try_lock(Mode::Exclusive) {
+            Ok(true) => {}
+            Ok(false) => {
+                // flock has dropped the shared lock already, ofd has not.
+                let kept = mechanism == Mechanism::Ofd
+                    || matches!(self.description.try_lock(Mode::Shared), Ok(true));
+                drop(state);
+                return Err(if kept { busy(self) } else { self.lose(OPERATION) });
+            }
+            Err(errno) => {
+                let error = self.handle.lock_error(OPERATION, Mode::Exclusive, errno);
+                return Err(error);
+            }
+        }
+        drop(state);
+        self.description.sharers.store(0, Ordering::Relaxed);
+        self.change_mode(Mode::Exclusive);
+        // With flock somebody may have been inside between the two locks, and have replaced the
+        // file as its exclusive holder may.
+        if mechanism == Mechanism::Flock && !self.still_current()? {
+            let _ = self.description.unlock();
+            return Err(self.lose(OPERATION));
+        }
+        Ok(())
+    }
+
+    fn refuse_nested(&self, operation: &'static str) -> Result<()> {
+        if self.bound && held::is_nested(self.handle.id, &self.description) {
+            return Err(Error::unsupported(
+                self.handle.path(),
+                operation,
+                "other guards of this thread share the hold; drop them first",
+            ));
+        }
+        Ok(())
+    }
+
+    fn change_mode(&mut self, mode: Mode) {
+        let mut state = self.handle.state();
+        state.queue.release(self.mode);
+        state.queue.add(mode);
+        let next = state.queue.pass_on();
+        drop(state);
+        tell(next);
+        if self.bound {
+            held::change_mode(self.handle.id, &self.description, mode);
+        }
+        self.mode = mode;
+    }
+
+    /// The kernel no longer holds it for us.
+    fn lose(&mut self, operation: &'static str) -> Error {
+        self.live = false;
+        if self.bound {
+            held::leave(self.handle.id, &self.description);
+        }
+        let mut state = self.handle.state();
+        self.description.sharers.store(0, Ordering::Relaxed);
+        state.queue.release(self.mode);
+        let next = state.queue.pass_on();
+        drop(state);
+        tell(next);
+        Error::Lost { path: self.handle.path(), operation }
+    }
+
+    /// Hands the lock over as a descriptor of its open file description.
+    pub(crate) fn into_fd(mut self) -> Result<OwnedFd> {
+        const OPERATION: &str = "hand over";
+        self.require(OPERATION)?;
+        let refuse = |reason| Err(Error::unsupported(self.handle.path(), OPERATION, reason));
+        if self.handle.settings.mechanism == Mechanism::Posix {
+            return refuse("a posix lock belongs to the process and cannot be handed over");
+        }
+        let mut state = self.handle.state();
+        if self.mode == Mode::Shared && self.description.sharers.load(Ordering::Relaxed) > 1 {
+            drop(state);
+            return refuse("other guards of this handle share the hold; release them first");
+        }
+        let fd = self
+            .description
+            .file()
+            .duplicate()
+            .map_err(|errno| Error::io(self.handle.path(), OPERATION, errno))?;
+        self.live = false;
+        self.description.sharers.store(0, Ordering::Relaxed);
+        // Whoever acquires through this handle next is another party than the one we hand it to.
+        let old = state.description.take_if(|kept| Arc::ptr_eq(kept, &self.description));
+        state.queue.release(self.mode);
+        let next = state.queue.pass_on();
+        drop(state);
+        tell(next);
+        drop(old);
+        Ok(fd)
+    }
+
+    /// Takes over a lock that the descriptor's open file description holds.
+    pub(crate) fn adopt(fd: OwnedFd) -> Result<Self> {
+        const OPERATION: &str = "adopt";
+        let locks = inspect::held_through(&fd).map_err(|source| Error::Io {
+            path: None,
+            operation: OPERATION,
+            source,
+        })?;
+        let mut owned = locks.iter().filter(|lock| lock.mechanism != Mechanism::Posix);
+        let Some(&lock) = owned.next() else {
+            return Err(Error::NotHeld { path: None, operation: OPERATION });
+        };
+        if owned.next().is_some() {
+            return Err(Error::unsupported(
+                None,
+                OPERATION,
+                "the descriptor holds several locks, and a guard stands for one",
+            ));
+        }
+        let settings =
+            Settings { mechanism: lock.mechanism, range: lock.range, ..Settings::default() };
+        let handle = Arc::new(Handle::of_file(File::from(fd), settings, OPERATION)?);
+        let description = {
+            let mut state = handle.state();
+            state.queue.add(lock.mode);
+            state.description.clone().expect("a handle of a file has its description")
+        };
+        if lock.mode == Mode::Shared {
+            description.sharers.store(1, Ordering::Relaxed);
+        }
+        let generation = fork::generation();
+        Ok(Self::new(handle, description, generation, lock.mode, false, Duration::ZERO))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // There is nobody to tell; `unlock` is for those who want to know.
+        drop(self.release(false));
+    }
+}
+
+/// One shared hold less on the description, under the mutex of the state; the last one unlocks.
+pub(crate) fn leave_shared(description: &Description) {
+    if description.sharers.fetch_sub(1, Ordering::Relaxed) == 1 {
+        // It can fail only where the descriptor is no longer ours; closing releases then.
+        let _ = description.unlock();
+    }
+}

@@ -1,0 +1,198 @@
+//! How a lock file is opened and what is asked of it.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::error::{Error, OPEN, Result};
+use crate::file_lock::FileLock;
+use crate::mode::{Mechanism, Range};
+use crate::name::{self, Scope};
+
+/// Builds a [`FileLock`].
+///
+/// ```
+/// # let dir = tempfile::tempdir()?; let path = dir.path().join("sub/a.lock");
+/// use lockmgr::{FileLock, Mechanism, Range};
+///
+/// let lock = FileLock::options()
+///     .mechanism(Mechanism::Ofd)
+///     .range(Range::new(0, 512)?)
+///     .creation_mode(0o600)
+///     .create_parents(true)
+///     .open(&path)?;
+/// let guard = lock.lock()?;
+/// # drop(guard);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until a lock is opened with them"]
+pub struct FileLockOptions {
+    settings: Settings,
+}
+
+/// The options as they mean it.
+#[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own in the public builder"
+)]
+pub(crate) struct Settings {
+    pub(crate) mechanism: Mechanism,
+    pub(crate) range: Range,
+    pub(crate) creation_mode: Option<u32>,
+    pub(crate) create: bool,
+    pub(crate) create_parents: bool,
+    pub(crate) follow_symlinks: bool,
+    pub(crate) remove_on_release: bool,
+    pub(crate) reentrant: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mechanism: Mechanism::Flock,
+            range: Range::WHOLE,
+            creation_mode: None,
+            create: true,
+            create_parents: false,
+            follow_symlinks: false,
+            remove_on_release: false,
+            reentrant: false,
+        }
+    }
+}
+
+impl Default for FileLockOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FileLockOptions {
+    /// Returns the defaults: `flock` on the whole file, which is created if missing.
+    pub fn new() -> Self {
+        Self { settings: Settings::default() }
+    }
+
+    /// Which of the kernel's locks to take; [`Mechanism::Flock`] unless said otherwise.
+    pub fn mechanism(mut self, mechanism: Mechanism) -> Self {
+        self.settings.mechanism = mechanism;
+        self
+    }
+
+    /// The bytes to lock, for `ofd` and `posix`; the whole file unless said otherwise.
+    pub fn range(mut self, range: Range) -> Self {
+        self.settings.range = range;
+        self
+    }
+
+    /// The permissions of a lock file that is created: exactly these bits, whatever the umask. The
+    /// default is 0666 less the umask. A file that exists keeps its own.
+    pub fn creation_mode(mut self, bits: u32) -> Self {
+        self.settings.creation_mode = Some(bits & 0o7777);
+        self
+    }
+
+    /// Whether to create the lock file when it is missing (on).
+    pub fn create(mut self, on: bool) -> Self {
+        self.settings.create = on;
+        self
+    }
+
+    /// Whether to create missing directories above it too (off).
+    pub fn create_parents(mut self, on: bool) -> Self {
+        self.settings.create_parents = on;
+        self
+    }
+
+    /// Whether the path may end in a symbolic link (off). Leave it off where others can write in
+    /// the directory: a link could make us create files elsewhere.
+    pub fn follow_symlinks(mut self, on: bool) -> Self {
+        self.settings.follow_symlinks = on;
+        self
+    }
+
+    /// Whether to remove the lock file on release (off).
+    ///
+    /// It is removed while it is still held exclusively, so that no two processes get in; a shared
+    /// holder removes it only if it can become the exclusive one at once. A file with content that
+    /// lockmgr did not write stays, and `unlock` says so. Each acquisition then has to create the
+    /// file anew, and waiters lose their place in the queue when it goes: a lock file that stays is
+    /// quicker and fairer.
+    pub fn remove_on_release(mut self, on: bool) -> Self {
+        self.settings.remove_on_release = on;
+        self
+    }
+
+    /// Whether a thread that holds the lock through this handle gets it again at once (off).
+    ///
+    /// Counted: the lock is released with the thread's last guard. Only guards that cannot leave
+    /// their thread take part, not owned ones. A thread that holds it shared does not get it
+    /// exclusively this way; it is told that it would wait for itself.
+    pub fn reentrant(mut self, on: bool) -> Self {
+        self.settings.reentrant = on;
+        self
+    }
+
+    /// Opens the lock file now, creating it if that is allowed.
+    ///
+    /// # Errors
+    /// [`Error::NotLockable`], [`Error::Permission`], [`Error::Io`]; [`Error::Unsupported`] for
+    /// options that exclude each other.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<FileLock> {
+        let lock = self.open_lazy(path)?;
+        lock.handle().open_now()?;
+        Ok(lock)
+    }
+
+    /// As [`open`](Self::open), but touches the filesystem only at the first acquisition, whose
+    /// deadline then covers the opening too. A relative path is taken from today's directory.
+    pub fn open_lazy(&self, path: impl AsRef<Path>) -> Result<FileLock> {
+        self.check()?;
+        FileLock::at(path.as_ref(), self.settings)
+    }
+
+    /// Opens the lock of that name; see [`name`].
+    ///
+    /// In [`Scope::System`] the file is created with permissions 0666 unless told otherwise, so
+    /// that every user can take it.
+    pub fn open_named(&self, name: &str, scope: Scope) -> Result<FileLock> {
+        let path = name::resolve(name.as_ref(), scope)?;
+        let mut options = self.clone();
+        if scope == Scope::System && options.settings.creation_mode.is_none() {
+            options = options.creation_mode(0o666);
+        }
+        options.open(path)
+    }
+
+    /// Locks a file that is open already; the guard gives access to it
+    /// ([`file`](crate::FileLockGuard::file)), so that data can be read and written under the lock.
+    ///
+    /// There is no path, so nothing is checked or removed. A forked child gets
+    /// [`Error::Forked`] from it.
+    pub fn from_file(&self, file: File) -> Result<FileLock> {
+        self.check()?;
+        if self.settings.remove_on_release {
+            return Err(Error::unsupported(None, OPEN, "a lock without a path cannot be removed"));
+        }
+        FileLock::of_file(file, self.settings)
+    }
+
+    fn check(&self) -> Result<()> {
+        let Settings { mechanism, range, follow_symlinks, remove_on_release, .. } = self.settings;
+        let refuse = |reason: &str| Err(Error::unsupported(None, OPEN, reason));
+        if mechanism == Mechanism::Flock && range != Range::WHOLE {
+            return refuse("flock locks the whole file; for a byte range use ofd (or posix)");
+        }
+        if remove_on_release && range != Range::WHOLE {
+            return refuse(
+                "a lock on a byte range cannot remove the file, on which others may hold other \
+                 ranges",
+            );
+        }
+        if remove_on_release && follow_symlinks {
+            return refuse("removal on release and following symbolic links exclude each other");
+        }
+        Ok(())
+    }
+}

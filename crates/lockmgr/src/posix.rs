@@ -1,0 +1,277 @@
+//! Process-owned record locks, made bearable inside one process.
+//!
+//! The kernel knows one owner, the process. Left alone, two handles of a process would both get an
+//! exclusive lock, an unlock by one would drop the other's, and closing *any* descriptor of the
+//! file would drop them all. This registry, one entry an inode, keeps true:
+//!
+//! 1. *Exclusion inside the process.* A range is reserved here before the kernel is asked for it,
+//!    and nobody else of this process gets a conflicting one until it is given back. First come,
+//!    first served among those that conflict.
+//! 2. *An unlock drops only what nobody else needs.* The kernel is told to let go of the range less
+//!    what others of this process still hold or are asking for.
+//! 3. *No close of ours drops a lock.* While anything on an inode is reserved, descriptors of it
+//!    that the library would close are kept here, and closed with the last reservation.
+//!
+//! What it cannot do: other code in the process that opens and closes the same file drops the
+//! locks. That is why [`Mechanism::Ofd`](crate::Mechanism::Ofd) is the better choice.
+//!
+//! A close must not run beside the very first reservation of its inode. Closers therefore count
+//! themselves, and close without a look at the registry only while nobody has ever used it;
+//! whoever reserves says so first and then waits until those closers are through.
+//!
+//! References: `fcntl(2)`, "Advisory record locking".
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use rustix::io::Errno;
+
+use crate::mode::{Mode, Range};
+use crate::queue::Node;
+use crate::sys::file::{Identity, KeptFile};
+use crate::sys::fork::{FIRST_GENERATION, PerProcess};
+use crate::sys::lock::{self, Owner, Patience};
+use crate::wait::{self, Limits, Stop};
+
+static PROCESS: PerProcess<Process> = PerProcess::new(FIRST_GENERATION, Process::new());
+
+type Registry = BTreeMap<Identity, Inode>;
+
+/// All of it begins anew in a forked child, which owns no such lock.
+struct Process {
+    registry: Mutex<Registry>,
+    ever_used: AtomicBool,
+    closing: AtomicUsize,
+}
+
+impl Process {
+    const fn new() -> Self {
+        Self {
+            registry: Mutex::new(BTreeMap::new()),
+            ever_used: AtomicBool::new(false),
+            closing: AtomicUsize::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Default)]
+struct Inode {
+    reserved: Vec<Claim>,
+    waiting: Vec<(Claim, Arc<Node>)>,
+    put_off: Vec<KeptFile>,
+}
+
+/// A range of one inode, wanted or held by one open description of this process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Claim {
+    owner: u64,
+    mode: Mode,
+    range: Range,
+}
+
+impl Claim {
+    fn conflicts_with(&self, other: &Claim) -> bool {
+        self.range.overlaps(other.range) && self.mode.conflicts_with(other.mode)
+    }
+}
+
+impl Inode {
+    /// Reserves if nothing reserved, and nobody who came earlier, conflicts.
+    fn reserve(&mut self, claim: Claim) -> bool {
+        let free = !self.reserved.iter().any(|other| other.conflicts_with(&claim))
+            && !self.waiting.iter().any(|(other, _)| other.conflicts_with(&claim));
+        if free {
+            self.reserved.push(claim);
+        }
+        free
+    }
+
+    /// Reserves for everyone in the queue whose turn has come; they are to be told.
+    fn admit(&mut self) -> Vec<Arc<Node>> {
+        let mut admitted = Vec::new();
+        for (claim, node) in std::mem::take(&mut self.waiting) {
+            if self.reserve(claim) {
+                admitted.push(node);
+            } else {
+                self.waiting.push((claim, node));
+            }
+        }
+        admitted
+    }
+}
+
+/// Takes the range without waiting; false when somebody has it.
+pub(crate) fn try_lock(
+    file: &KeptFile,
+    identity: Identity,
+    owner: u64,
+    mode: Mode,
+    range: Range,
+) -> Result<bool, Errno> {
+    if !registry_for_use().entry(identity).or_default().reserve(Claim { owner, mode, range }) {
+        return Ok(false);
+    }
+    match lock::record(file, Owner::Process, mode, range, Patience::Try) {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            // Our reservation may have kept a part of somebody else's old range locked.
+            unlock(file, identity, owner, range)?;
+            match error {
+                Errno::AGAIN | Errno::ACCESS => Ok(false),
+                error => Err(error),
+            }
+        }
+    }
+}
+
+/// Takes the range, asleep until it is free.
+pub(crate) fn sleep_lock(
+    file: &KeptFile,
+    identity: Identity,
+    owner: u64,
+    mode: Mode,
+    range: Range,
+    limits: Limits<'_>,
+) -> Result<(), Stop> {
+    let claim = Claim { owner, mode, range };
+    let mut registry = registry_for_use();
+    let inode = registry.entry(identity).or_default();
+    if inode.reserve(claim) {
+        drop(registry);
+    } else {
+        let node = Arc::new(Node::new(mode));
+        inode.waiting.push((claim, Arc::clone(&node)));
+        drop(registry);
+        if let Err(stop) = node.wait(limits) {
+            return give_up(file, identity, claim, &node).and(Err(stop));
+        }
+    }
+    wait::interruptible(limits, || lock::record(file, Owner::Process, mode, range, Patience::Sleep))
+        .inspect_err(|_| {
+            // Nothing of it is held; this gives the reservation back. The reason to report is the
+            // wait's own.
+            let _ = unlock(file, identity, owner, range);
+        })
+}
+
+/// Leaves the queue, or gives back what was reserved in this very moment.
+fn give_up(
+    file: &KeptFile,
+    identity: Identity,
+    claim: Claim,
+    node: &Arc<Node>,
+) -> Result<(), Stop> {
+    let mut registry = registry_for_use();
+    let inode = registry.entry(identity).or_default();
+    let before = inode.waiting.len();
+    inode.waiting.retain(|(_, other)| !Arc::ptr_eq(other, node));
+    if inode.waiting.len() == before {
+        drop(registry);
+        return unlock(file, identity, claim.owner, claim.range).map_err(Stop::Os);
+    }
+    // Those behind it may have been waiting for it alone.
+    let admitted = inode.admit();
+    drop(registry);
+    for node in admitted {
+        node.grant();
+    }
+    Ok(())
+}
+
+/// Gives the range back: in the kernel as far as nobody else of this process needs it.
+pub(crate) fn unlock(
+    file: &KeptFile,
+    identity: Identity,
+    owner: u64,
+    range: Range,
+) -> Result<(), Errno> {
+    let mut registry = registry_for_use();
+    let Some(inode) = registry.get_mut(&identity) else {
+        return Ok(());
+    };
+    if let Some(index) =
+        inode.reserved.iter().position(|claim| claim.owner == owner && claim.range == range)
+    {
+        inode.reserved.swap_remove(index);
+    }
+    let mut pieces = vec![range];
+    for other in &inode.reserved {
+        pieces = pieces.into_iter().flat_map(|piece| piece.without(other.range)).collect();
+    }
+    let result =
+        pieces.into_iter().try_for_each(|piece| lock::record_unlock(file, Owner::Process, piece));
+    let admitted = inode.admit();
+    if inode.reserved.is_empty() {
+        // Under the mutex: nobody can reserve before these are closed.
+        registry.remove(&identity);
+    }
+    drop(registry);
+    for node in admitted {
+        node.grant();
+    }
+    result
+}
+
+/// Makes an exclusive hold shared, in one step.
+pub(crate) fn downgrade(
+    file: &KeptFile,
+    identity: Identity,
+    owner: u64,
+    range: Range,
+) -> Result<(), Errno> {
+    let mut registry = registry_for_use();
+    lock::record(file, Owner::Process, Mode::Shared, range, Patience::Try)?;
+    let Some(inode) = registry.get_mut(&identity) else {
+        return Ok(());
+    };
+    for claim in &mut inode.reserved {
+        if claim.owner == owner && claim.range == range {
+            claim.mode = Mode::Shared;
+        }
+    }
+    let admitted = inode.admit();
+    drop(registry);
+    for node in admitted {
+        node.grant();
+    }
+    Ok(())
+}
+
+/// Closes a descriptor, or puts that off while a lock of this process depends on it.
+pub(crate) fn close(identity: Identity, file: KeptFile) {
+    let process = PROCESS.get();
+    process.closing.fetch_add(1, Ordering::SeqCst);
+    if !process.ever_used.load(Ordering::SeqCst) {
+        drop(file);
+        process.closing.fetch_sub(1, Ordering::SeqCst);
+        return;
+    }
+    process.closing.fetch_sub(1, Ordering::SeqCst);
+    let mut registry = process.lock();
+    match registry.get_mut(&identity) {
+        Some(inode) if !inode.reserved.is_empty() => inode.put_off.push(file),
+        // Under the mutex: nobody can reserve before it is closed.
+        _ => drop(file),
+    }
+}
+
+fn registry_for_use() -> MutexGuard<'static, Registry> {
+    let process = PROCESS.get();
+    process.ever_used.store(true, Ordering::SeqCst);
+    while process.closing.load(Ordering::SeqCst) != 0 {
+        thread::yield_now();
+    }
+    process.lock()
+}

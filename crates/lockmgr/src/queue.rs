@@ -1,0 +1,185 @@
+//! The queue inside one handle: threads and tasks that share it take turns at the kernel.
+//!
+//! | state | `shared` | `exclusive` | `turn` |
+//! |---|---|---|---|
+//! | free | 0 | no | no |
+//! | somebody asks the kernel | any | no | yes |
+//! | held shared | > 0 | no | no |
+//! | held exclusive | 0 | yes | no |
+//!
+//! At most one thread or task has the *turn*: the right to ask the kernel on the handle's
+//! descriptor. The turn for an exclusive lock is given only when nobody holds anything through the
+//! handle. Whoever has it either settles it into a hold or gives it back; both hand it on to the
+//! front of the queue. Newcomers go to the back, so neither side starves.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use crate::cancel::Interrupt;
+use crate::mode::Mode;
+use crate::wait::{Limits, Stop};
+
+/// Who holds what through a handle, and who waits.
+#[derive(Default)]
+pub(crate) struct Queue {
+    shared: usize,
+    exclusive: bool,
+    turn: bool,
+    waiting: VecDeque<Arc<Node>>,
+}
+
+impl Queue {
+    /// Takes the turn if nobody is before us.
+    ///
+    /// `again` says that the calling thread holds the lock shared through this handle already: then
+    /// those who queue do not count, because they may be waiting for that very hold.
+    pub(crate) fn claim(&mut self, mode: Mode, again: bool) -> bool {
+        let first = again || self.waiting.is_empty();
+        let claimed = first && self.admits(mode);
+        self.turn |= claimed;
+        claimed
+    }
+
+    fn admits(&self, mode: Mode) -> bool {
+        !self.turn && !self.exclusive && (mode == Mode::Shared || self.shared == 0)
+    }
+
+    /// Joins the queue; `again` as for [`Queue::claim`].
+    pub(crate) fn join(&mut self, mode: Mode, again: bool) -> Arc<Node> {
+        let node = Arc::new(Node::new(mode));
+        if again {
+            self.waiting.push_front(Arc::clone(&node));
+        } else {
+            self.waiting.push_back(Arc::clone(&node));
+        }
+        node
+    }
+
+    /// Leaves the queue. Returns false when the turn has been given to the node already: then the
+    /// caller has it.
+    pub(crate) fn leave(&mut self, node: &Arc<Node>) -> bool {
+        let place = self.waiting.iter().position(|other| Arc::ptr_eq(other, node));
+        if let Some(index) = place {
+            self.waiting.remove(index);
+        }
+        place.is_some()
+    }
+
+    /// Gives the turn to the front of the queue, if it may have it. Tell it with [`Node::grant`],
+    /// after the mutex around the queue is released.
+    #[must_use]
+    pub(crate) fn pass_on(&mut self) -> Option<Arc<Node>> {
+        let front = self.waiting.front()?;
+        if !self.admits(front.mode) {
+            return None;
+        }
+        self.turn = true;
+        self.waiting.pop_front()
+    }
+
+    /// The turn has become a hold.
+    pub(crate) fn settle(&mut self, mode: Mode) {
+        self.turn = false;
+        self.add(mode);
+    }
+
+    /// The turn has come to nothing.
+    pub(crate) fn give_back(&mut self) {
+        self.turn = false;
+    }
+
+    /// A hold has ended.
+    pub(crate) fn release(&mut self, mode: Mode) {
+        match mode {
+            Mode::Shared => self.shared -= 1,
+            Mode::Exclusive => self.exclusive = false,
+        }
+    }
+
+    /// A hold that came from elsewhere.
+    pub(crate) fn add(&mut self, mode: Mode) {
+        match mode {
+            Mode::Shared => self.shared += 1,
+            Mode::Exclusive => self.exclusive = true,
+        }
+    }
+
+    /// Whether the one who asks is the only one who holds or tries anything.
+    pub(crate) fn is_sole_holder(&self) -> bool {
+        !self.turn && (self.exclusive || self.shared == 1)
+    }
+}
+
+/// A thread or task in a queue of this process.
+pub(crate) struct Node {
+    mode: Mode,
+    state: Mutex<NodeState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct NodeState {
+    granted: bool,
+    waker: Option<Waker>,
+}
+
+impl Node {
+    pub(crate) fn new(mode: Mode) -> Self {
+        Self { mode, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// It is this one's turn.
+    pub(crate) fn grant(&self) {
+        self.state().granted = true;
+        self.interrupt();
+    }
+
+    /// Sleeps until it is our turn. After an error the node is still in its queue, or has just been
+    /// given the turn.
+    pub(crate) fn wait(self: &Arc<Self>, limits: Limits<'_>) -> Result<(), Stop> {
+        let _entries: Vec<_> = limits
+            .tokens
+            .iter()
+            .map(|token| token.enter(Arc::clone(self) as Arc<dyn Interrupt>))
+            .collect();
+        let mut state = self.state();
+        loop {
+            if state.granted {
+                return Ok(());
+            }
+            limits.check()?;
+            state = match limits.deadline {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Returns whether it is our turn; if not, the waker is woken when that may have changed.
+    pub(crate) fn poll(&self, waker: &Waker) -> bool {
+        let mut state = self.state();
+        if !state.granted {
+            state.waker = Some(waker.clone());
+        }
+        state.granted
+    }
+
+    fn state(&self) -> MutexGuard<'_, NodeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Interrupt for Node {
+    fn interrupt(&self) {
+        let waker = self.state().waker.take();
+        self.changed.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Opening, identifying and closing lock files.
+//!
+//! Every open here is `O_CLOEXEC|O_NONBLOCK|O_NOCTTY`, never lands on descriptors 0 to 2 (a program
+//! started with its standard output closed must not print into a lock file), and lists the
+//! descriptor for the at-fork handler ([`fork`]).
+//!
+//! References: `open(2)`, `stat(2)`, `unlink(2)`, `fcntl(2)`.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawMode, Stat};
+use rustix::io::Errno;
+
+use crate::sys::fork::{self, Slot};
+
+/// A descriptor that the library keeps: closed on drop, harmless in a forked child.
+#[derive(Debug)]
+pub(crate) struct KeptFile {
+    file: ManuallyDrop<File>,
+    slot: Slot,
+}
+
+impl KeptFile {
+    /// Takes over a descriptor that was opened elsewhere.
+    pub(crate) fn keep(file: File) -> Self {
+        let _in_flight = fork::in_flight();
+        Self::list(file)
+    }
+
+    /// Opens and lists as one step, as far as a fork in another thread is concerned.
+    fn open_with(open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Self, Errno> {
+        let _in_flight = fork::in_flight();
+        open().map(|fd| Self::list(File::from(fd)))
+    }
+
+    fn list(file: File) -> Self {
+        let slot = fork::list(file.as_raw_fd());
+        Self { file: ManuallyDrop::new(file), slot }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// A second descriptor of the same open file description, not listed: it is meant for another
+    /// process.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd, Errno> {
+        rustix::io::fcntl_dupfd_cloexec(&*self.file, FIRST_FREE)
+    }
+}
+
+impl Drop for KeptFile {
+    fn drop(&mut self) {
+        let _in_flight = fork::in_flight();
+        self.slot.free();
+        // SAFETY: nothing uses the field after this.
+        unsafe { ManuallyDrop::drop(&mut self.file) };
+    }
+}
+
+impl AsFd for KeptFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// The lowest descriptor that is not a standard stream.
+const FIRST_FREE: RawFd = 3;
+
+/// What one `open` asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    ReadWrite,
+}
+
+/// How a missing file is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Create {
+    /// Not at all: the file must exist.
+    No,
+    /// A new file with these permissions less the umask, or `EEXIST` (`O_CREAT|O_EXCL`).
+    New(u32),
+    /// As `New`, but an existing file, or the target of a dangling link, will do (`O_CREAT`).
+    Any(u32),
+}
+
+/// Opens a lock file.
+pub(crate) fn open(
+    path: &CStr,
+    access: Access,
+    follow: bool,
+    create: Create,
+) -> Result<KeptFile, Errno> {
+    let mut flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    flags |= match access {
+        Access::Read => OFlags::RDONLY,
+        Access::Write => OFlags::WRONLY,
+        Access::ReadWrite => OFlags::RDWR,
+    };
+    if !follow {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let permissions = match create {
+        Create::No => 0,
+        Create::New(permissions) => {
+            flags |= OFlags::CREATE | OFlags::EXCL;
+            permissions
+        }
+        Create::Any(permissions) => {
+            flags |= OFlags::CREATE;
+            permissions
+        }
+    };
+    let permissions = Permissions::from_raw_mode(permissions as RawMode);
+    KeptFile::open_with(|| {
+        retry(|| rustix::fs::open(path, flags, permissions)).and_then(above_standard_streams)
+    })
+}
+
+/// A directory, as an anchor for names in it (`O_PATH`).
+pub(crate) fn open_directory(path: &CStr) -> Result<KeptFile, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    KeptFile::open_with(|| {
+        retry(|| rustix::fs::open(path, flags, Permissions::empty()))
+            .and_then(above_standard_streams)
+    })
+}
+
+/// Names an inode without opening it (`O_PATH`): neither leases nor FIFOs can make this sleep.
+pub(crate) fn pin(path: &CStr, follow: bool) -> Result<KeptFile, Errno> {
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    if !follow {
+        flags |= OFlags::NOFOLLOW;
+    }
+    KeptFile::open_with(|| {
+        retry(|| rustix::fs::open(path, flags, Permissions::empty()))
+            .and_then(above_standard_streams)
+    })
+}
+
+/// Sleeps until no lease stands in the way of opening the pinned regular file.
+///
+/// One `open` without `O_NONBLOCK`, which the kernel ends with `EINTR` when a signal comes. The
+/// caller has made sure that the file is regular, and goes through `/proc/self/fd`, so that it
+/// cannot have become a FIFO since. The descriptor itself is given up at once.
+pub(crate) fn sleep_out_lease(pinned: &KeptFile, access: Access) -> Result<(), Errno> {
+    let path = format!("/proc/self/fd/{}", pinned.as_fd().as_raw_fd());
+    let flags = OFlags::CLOEXEC
+        | OFlags::NOCTTY
+        | match access {
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::WRONLY,
+            Access::ReadWrite => OFlags::RDWR,
+        };
+    // Not in flight: a fork must not wait for this, and the copy a child might get of a descriptor
+    // that never carries a lock does no harm.
+    rustix::fs::open(path, flags, Permissions::empty()).map(drop)
+}
+
+fn above_standard_streams(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    if fd.as_raw_fd() >= FIRST_FREE {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_FREE)
+}
+
+/// Sets exactly these permissions. Filesystems without permissions refuse; that is no failure.
+pub(crate) fn set_permissions(file: &KeptFile, permissions: u32) {
+    let result = rustix::fs::fchmod(file, Permissions::from_raw_mode(permissions as RawMode));
+    // The file was made by us a moment ago and is usable either way.
+    let _ = result;
+}
+
+/// An inode, as far as this kernel can tell one from another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+/// What `stat` says of a file, as far as a lock cares.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status {
+    pub(crate) identity: Identity,
+    pub(crate) kind: FileType,
+    pub(crate) size: u64,
+}
+
+impl Status {
+    fn new(stat: &Stat) -> Self {
+        Self {
+            identity: Identity { device: stat.st_dev, inode: stat.st_ino },
+            kind: FileType::from_raw_mode(stat.st_mode),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+        }
+    }
+}
+
+/// What the descriptor refers to.
+pub(crate) fn status(file: impl AsFd) -> Result<Status, Errno> {
+    retry(|| rustix::fs::fstat(&file)).map(|stat| Status::new(&stat))
+}
+
+/// What the path names now.
+pub(crate) fn status_at_path(path: &CStr, follow: bool) -> Result<Status, Errno> {
+    status_at(CWD, path, follow)
+}
+
+/// What the name means now in a directory.
+pub(crate) fn status_at(directory: impl AsFd, name: &CStr, follow: bool) -> Result<Status, Errno> {
+    let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+    retry(|| rustix::fs::statat(&directory, name, flags)).map(|stat| Status::new(&stat))
+}
+
+/// Removes the name from the directory.
+pub(crate) fn unlink_at(directory: impl AsFd, name: &CStr) -> Result<(), Errno> {
+    retry(|| rustix::fs::unlinkat(&directory, name, AtFlags::empty()))
+}
+
+/// Reads the first bytes of a file, wherever its offset stands.
+pub(crate) fn read_start(file: impl AsFd, buffer: &mut [u8]) -> Result<&[u8], Errno> {
+    let count = retry(|| rustix::io::pread(&file, &mut *buffer, 0))?;
+    Ok(&buffer[..count])
+}
+
+/// A cheap clock for "how long ago", in nanoseconds; it may lag by some milliseconds.
+pub(crate) fn coarse_now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
+/// Calls that do not wait for a lock are simply made again after a signal.
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The turn: the right to ask the kernel on behalf of a handle, and the asking itself.
+//!
+//! 1. Open the lock file unless it is open.
+//! 2. Ask the kernel, without or with sleeping; or join the shared hold that this process has on
+//!    the description already.
+//! 3. Look whether the path still names the file. If it does, the turn settles into a hold. If not,
+//!    unlock, give the description up and begin at 1; the deadline goes on running.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::description::{Description, OpenFailure, TRIES, sleep_out_lease};
+use crate::error::{Error, Result};
+use crate::events;
+use crate::handle::{Handle, stopped, tell};
+use crate::held::{self, Held, Wanted};
+use crate::hold::{Hold, leave_shared};
+use crate::inspect::Contention;
+use crate::mode::Mode;
+use crate::sys::file::Access;
+use crate::sys::fork;
+use crate::wait::{Limits, Stop};
+
+/// The right to ask the kernel on behalf of a handle.
+pub(crate) struct Turn {
+    handle: Arc<Handle>,
+    generation: u32,
+    mode: Mode,
+    description: Option<Arc<Description>>,
+    /// A shared hold of this process on the description was joined.
+    joined: bool,
+    /// Neither settled nor given back yet.
+    open: bool,
+}
+
+/// What came of asking the kernel without waiting.
+pub(crate) enum Attempt {
+    Granted,
+    /// Somebody has it.
+    Contended,
+    /// Somebody has a lease on the file, which cannot even be opened now.
+    Lease(Access),
+}
+
+impl Turn {
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        mode: Mode,
+        description: Option<Arc<Description>>,
+        joined: bool,
+    ) -> Self {
+        Self { handle, generation: fork::generation(), mode, description, joined, open: true }
+    }
+
+    /// Asks for the lock without waiting. `thorough` is for the path check.
+    pub(crate) fn attempt(&mut self, operation: &'static str, thorough: bool) -> Result<Attempt> {
+        for _ in 0..TRIES {
+            let description = match &self.description {
+                Some(description) => Arc::clone(description),
+                None => match self.handle.open() {
+                    Ok(description) => Arc::clone(self.description.insert(description)),
+                    Err(OpenFailure::Lease(access)) => return Ok(Attempt::Lease(access)),
+                    Err(OpenFailure::Failed(error)) => return Err(error),
+                },
+            };
+            if !self.joined {
+                match description.try_lock(self.mode) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(Attempt::Contended),
+                    Err(errno) => {
+                        self.after_refusal(&description, operation, errno)?;
+                        continue;
+                    }
+                }
+            }
+            if self.confirm(operation, thorough)? {
+                return Ok(Attempt::Granted);
+            }
+        }
+        Err(Error::Replaced { path: self.handle.path(), operation, while_held: false })
+    }
+
+    /// Asks for the lock and sleeps until it is granted. Begin with an attempt.
+    pub(crate) fn sleep(&mut self, operation: &'static str, limits: Limits<'_>) -> Result<()> {
+        loop {
+            match self.attempt(operation, true)? {
+                Attempt::Granted => return Ok(()),
+                Attempt::Lease(access) => {
+                    if let Some(place) = &self.handle.place {
+                        let follow = self.handle.settings.follow_symlinks;
+                        match sleep_out_lease(place, follow, access, limits) {
+                            // The file has gone, or cannot be opened: opening anew will tell.
+                            Ok(()) | Err(Stop::Os(_)) => limits.check(),
+                            stop => stop,
+                        }
+                        .map_err(|stop| self.stopped(operation, stop))?;
+                    }
+                }
+                Attempt::Contended => {
+                    let Some(description) = self.description.clone() else {
+                        continue;
+                    };
+                    match description.sleep_lock(self.mode, limits) {
+                        Ok(()) => {
+                            if self.confirm(operation, true)? {
+                                return Ok(());
+                            }
+                        }
+                        Err(Stop::Os(errno)) => {
+                            self.after_refusal(&description, operation, errno)?;
+                        }
+                        Err(stop) => return Err(self.stopped(operation, stop)),
+                    }
+                    limits.check().map_err(|stop| self.stopped(operation, stop))?;
+                }
+            }
+        }
+    }
+
+    /// The kernel refused the lock call itself: opens anew where writing was missing, else fails.
+    fn after_refusal(
+        &mut self,
+        description: &Description,
+        operation: &'static str,
+        errno: Errno,
+    ) -> Result<()> {
+        let handle = &self.handle;
+        if description.may_need_writing(self.mode, errno)
+            && !handle.wants_writing.swap(true, Ordering::Relaxed)
+        {
+            self.abandon();
+            return Ok(());
+        }
+        if errno == Errno::INTR {
+            return Ok(());
+        }
+        Err(handle.lock_error(operation, self.mode, errno))
+    }
+
+    /// After the grant: keeps the lock if the path still names the file, else gives it up.
+    fn confirm(&mut self, operation: &'static str, thorough: bool) -> Result<bool> {
+        let (Some(place), Some(description)) = (&self.handle.place, &self.description) else {
+            return Ok(true);
+        };
+        let current = description.is_current(place, thorough);
+        if matches!(current, Ok(true)) {
+            return Ok(true);
+        }
+        if !self.joined {
+            // Whoever else waits on the old inode is to find out too.
+            let _ = description.unlock();
+        }
+        self.abandon();
+        current.map_err(|errno| Error::io(self.handle.path(), operation, errno))
+    }
+
+    /// Gives up the description, which nobody is to use again.
+    fn abandon(&mut self) {
+        let Some(description) = self.description.take() else {
+            return;
+        };
+        let mut state = self.handle.state();
+        let gone = self.handle.forget(&mut state, &description);
+        if self.joined {
+            self.joined = false;
+            leave_shared(&description);
+        }
+        drop(state);
+        // Closed outside the mutex.
+        drop((gone, description));
+    }
+
+    fn stopped(&self, operation: &'static str, stop: Stop) -> Error {
+        stopped(&self.handle, operation, self.mode, stop, || self.contention())
+    }
+
+    pub(crate) fn contention(&self) -> Contention {
+        match &self.description {
+            Some(description) => {
+                Contention::new(description.identity, self.handle.settings.mechanism)
+            }
+            None => Contention::unknown(),
+        }
+    }
+
+    /// Whether the calling thread itself stands in the way, so that waiting would never end.
+    pub(crate) fn waits_for_own_thread(&self) -> bool {
+        self.description.as_ref().is_some_and(|description| {
+            held::blocks(&Wanted {
+                identity: description.identity,
+                mechanism: self.handle.settings.mechanism,
+                range: self.handle.settings.range,
+                mode: self.mode,
+            })
+        })
+    }
+
+    /// Turns the granted lock into a hold. `bound` holds cannot leave the calling thread.
+    pub(crate) fn settle(mut self, bound: bool, waited: Duration) -> Hold {
+        let description = self.description.take().expect("the lock was granted on a description");
+        let mode = self.mode;
+        if mode == Mode::Shared && !self.joined {
+            description.sharers.store(1, Ordering::Relaxed);
+        }
+        self.open = false;
+        let handle = Arc::clone(&self.handle);
+        let old = {
+            let mut state = handle.state();
+            state.queue.settle(mode);
+            let old = match &state.description {
+                Some(kept) if Arc::ptr_eq(kept, &description) => None,
+                _ => state.description.replace(Arc::clone(&description)),
+            };
+            let next = state.queue.pass_on();
+            drop(state);
+            tell(next);
+            old
+        };
+        drop(old);
+        if bound {
+            held::add(Held {
+                handle: handle.id,
+                description: Arc::clone(&description),
+                mode,
+                generation: self.generation,
+            });
+        }
+        events::acquired(&handle, mode, waited);
+        Hold::new(handle, description, self.generation, mode, bound, waited)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.open || self.generation != fork::generation() {
+            return;
+        }
+        let mut state = self.handle.state();
+        if self.joined {
+            if let Some(description) = &self.description {
+                leave_shared(description);
+            }
+        } else if state.description.is_none() {
+            // It may be open already, though taken by somebody: worth keeping.
+            state.description = self.description.take();
+        }
+        state.queue.give_back();
+        let next = state.queue.pass_on();
+        drop(state);
+        tell(next);
+    }
+}

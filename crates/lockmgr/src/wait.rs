@@ -1,0 +1,81 @@
+//! The interruptible kernel wait: sleep in one system call until it is done, the deadline has
+//! passed, or somebody cancels.
+//!
+//! Protocol:
+//! 1. Without a deadline and without a token the call is simply made; foreign signals resume it.
+//! 2. Otherwise an alarm is set for this thread ([`Alarm`]), which from the deadline on interrupts
+//!    the call until we have noticed, and the alarm's trigger is entered into every token.
+//! 3. Only then the flags are looked at, and the call is made; after `EINTR` from 3 again.
+//!
+//! A deadline that passes between the look and the call is not missed, because the alarm repeats.
+//! `EINTR` from the program's own signals resumes with the time that is left. Nothing of ours
+//! interrupts the call for any other reason: a waiter that is interrupted loses its place in the
+//! kernel's queue.
+
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use crate::cancel::{CancelToken, Interrupt};
+use crate::sys::alarm::{Alarm, Trigger};
+
+/// What ends a wait besides success.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits<'a> {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) tokens: &'a [CancelToken],
+}
+
+/// Why a wait ended without success.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    TimedOut,
+    Cancelled,
+    Os(Errno),
+}
+
+impl Limits<'_> {
+    /// Returns an error when the wait must end now.
+    pub(crate) fn check(&self) -> Result<(), Stop> {
+        if self.tokens.iter().any(CancelToken::is_cancelled) {
+            Err(Stop::Cancelled)
+        } else if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            Err(Stop::TimedOut)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Interrupt for Trigger {
+    fn interrupt(&self) {
+        self.fire();
+    }
+}
+
+/// Makes a sleeping system call under limits.
+pub(crate) fn interruptible(
+    limits: Limits<'_>,
+    mut call: impl FnMut() -> Result<(), Errno>,
+) -> Result<(), Stop> {
+    if limits.deadline.is_none() && limits.tokens.is_empty() {
+        loop {
+            match call() {
+                Err(Errno::INTR) => {}
+                result => return result.map_err(Stop::Os),
+            }
+        }
+    }
+    limits.check()?;
+    let alarm = Alarm::set(limits.deadline)
+        .map_err(|error| Stop::Os(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)))?;
+    // Left before the alarm is dropped, though even a late trigger would do no harm.
+    let _entries: Vec<_> = limits.tokens.iter().map(|token| token.enter(alarm.trigger())).collect();
+    loop {
+        limits.check()?;
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result.map_err(Stop::Os),
+        }
+    }
+}

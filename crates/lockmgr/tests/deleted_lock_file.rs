@@ -1,0 +1,138 @@
+//! Promise 1: exclusion on the path. A lock file that is deleted or replaced while it is waited
+//! for, or by whoever holds it, admits nobody besides the holder.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use lockmgr::{Error, FileLock, LockMgr, Mechanism};
+use support::{Worker, hear, say, serve, wait_for_blocked};
+
+#[test]
+fn worker() {
+    serve(&[("hold", hold)]);
+}
+
+/// Acquires with a deadline, says so, and holds until told otherwise.
+fn hold(args: &[String]) {
+    let mechanism: Mechanism = args[1].parse().unwrap();
+    let lock = FileLock::options().mechanism(mechanism).open(&args[0]).unwrap();
+    let guard = lock.lock_timeout(support::BOUND).unwrap();
+    assert!(guard.still_current().unwrap());
+    say("held");
+    hear();
+    match guard.unlock() {
+        Ok(()) => say("released"),
+        Err(Error::Replaced { while_held: true, .. }) => say("replaced"),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+const MECHANISMS: [&str; 3] = ["flock", "ofd", "posix"];
+
+fn replace(path: &Path) {
+    let new = path.with_extension("new");
+    fs::write(&new, "").unwrap();
+    fs::rename(&new, path).unwrap();
+}
+
+#[test]
+fn a_waiter_follows_the_path_to_the_new_file() {
+    for mechanism in MECHANISMS {
+        for delete_only in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a.lock");
+            let text = path.to_str().unwrap();
+            let mut first = Worker::spawn("hold", &[text, mechanism]);
+            first.expect("held");
+            let mut second = Worker::spawn("hold", &[text, mechanism]);
+            wait_for_blocked(&path, 1);
+            if delete_only {
+                fs::remove_file(&path).unwrap();
+            } else {
+                replace(&path);
+            }
+            // A third one comes by the path and gets the new file: it must exclude the second.
+            let mut third = Worker::spawn("hold", &[text, mechanism]);
+            third.expect("held");
+            // The first one's unlock notices the foreign deletion, which nobody can prevent.
+            first.tell("go");
+            first.expect("replaced");
+            wait_for_blocked(&path, 1);
+            third.tell("go");
+            third.expect("released");
+            second.expect("held");
+            second.tell("go");
+            second.expect("released");
+        }
+    }
+}
+
+#[test]
+fn a_kept_handle_notices_that_its_free_file_was_replaced() {
+    for mechanism in MECHANISMS {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let lock = FileLock::options().mechanism(mechanism.parse().unwrap()).open(&path).unwrap();
+        for _ in 0..3 {
+            drop(lock.lock().unwrap());
+        }
+        replace(&path);
+        let guard = lock.lock().unwrap();
+        assert!(guard.still_current().unwrap());
+        let other = Worker::spawn("hold", &[path.to_str().unwrap(), mechanism]);
+        wait_for_blocked(&path, 1);
+        guard.unlock().unwrap();
+        other.expect("held");
+    }
+}
+
+#[test]
+fn a_directory_replaced_above_is_noticed_by_the_next_patient_acquisition() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (dir.path().join("d"), dir.path().join("old"));
+    fs::create_dir(&one).unwrap();
+    let path = one.join("a.lock");
+    let lock = FileLock::open(&path).unwrap();
+    drop(lock.lock().unwrap());
+    fs::rename(&one, &two).unwrap();
+    fs::create_dir(&one).unwrap();
+    // What the quick check assumes lasts for 50 ms; this is the documented limit, not a guess.
+    std::thread::sleep(std::time::Duration::from_millis(80));
+    let guard = lock.lock().unwrap();
+    assert!(path.exists(), "it was made anew where the path leads now");
+    guard.unlock().unwrap();
+}
+
+#[test]
+fn a_foreign_removal_during_a_hold_is_told_by_the_guard() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let lock = FileLock::open(&path).unwrap();
+    let guard = lock.lock().unwrap();
+    assert!(guard.still_current().unwrap());
+    fs::remove_file(&path).unwrap();
+    assert!(!guard.still_current().unwrap());
+    assert!(matches!(guard.unlock(), Err(Error::Replaced { while_held: true, .. })));
+    // Released all the same, and the handle goes on with the new file.
+    lock.lock().unwrap().unlock().unwrap();
+}
+
+#[test]
+fn removal_on_release_lets_a_waiter_in_by_the_new_file_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let mut first = LockMgr::new(&path);
+    assert!(first.acquire_lock(false, support::BOUND), "{}", first.msg());
+    let mut second = Worker::spawn("hold", &[path.to_str().unwrap(), "flock"]);
+    wait_for_blocked(&path, 1);
+    assert!(first.release_lock());
+    second.expect("held");
+    // The second holds the file that the path names now: the first is excluded by it.
+    assert!(!first.acquire_lock(false, support::BOUND));
+    assert!(first.msg().starts_with("Failed: "), "{}", first.msg());
+    second.tell("go");
+    second.expect("released");
+    assert!(first.acquire_lock(true, support::BOUND));
+}

@@ -1,0 +1,227 @@
+//! Real processes for the tests: a test binary runs itself again in a role.
+//!
+//! A test file has one test that serves as the door:
+//!
+//! ```ignore
+//! mod support;
+//! use support::{Worker, serve};
+//!
+//! #[test]
+//! fn worker() {
+//!     serve(&[("hold", hold)]);
+//! }
+//!
+//! fn hold(args: &[String]) {
+//!     let lock = lockmgr::FileLock::open(&args[0]).unwrap();
+//!     let guard = lock.lock().unwrap();
+//!     support::say("held");
+//!     support::hear(); // until told to let go
+//!     drop(guard);
+//! }
+//! ```
+//!
+//! The door does nothing unless the process was started by [`Worker::spawn`]. Workers talk in
+//! lines over their standard input and output, so tests wait for events and never for time.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(clippy::print_stdout, reason = "workers talk over their standard output")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Generous: reached only when something is broken.
+pub const BOUND: Duration = Duration::from_secs(30);
+
+const ROLE: &str = "LOCKMGR_TEST_ROLE";
+/// Marks the lines that are ours among what the test harness prints.
+const MARK: &str = "\u{2}worker:";
+
+/// Runs the role this process was started in, and ends the process; returns at once in the test
+/// run itself.
+pub fn serve(roles: &[(&str, fn(&[String]))]) {
+    let Ok(text) = std::env::var(ROLE) else { return };
+    let mut words = text.split('\u{1}').map(String::from);
+    let role = words.next().unwrap();
+    let args: Vec<String> = words.collect();
+    let (_, run) = roles.iter().find(|(name, _)| *name == role).expect("a known role");
+    run(&args);
+    std::process::exit(0);
+}
+
+/// In a worker: tells the test a line.
+pub fn say(line: impl std::fmt::Display) {
+    // One write, also past the capture of the test harness.
+    let text = format!("\n{MARK}{line}\n");
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).unwrap();
+    out.flush().unwrap();
+}
+
+/// In a worker: waits for a line from the test; `None` when the test has gone.
+pub fn hear() -> Option<String> {
+    let mut line = String::new();
+    let count = std::io::stdin().lock().read_line(&mut line).unwrap();
+    (count > 0).then(|| line.trim_end().to_owned())
+}
+
+/// A process of this test binary in a role. Killed, by its id, when dropped.
+pub struct Worker {
+    pub child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Worker {
+    pub fn spawn(role: &str, args: &[&str]) -> Self {
+        Self::spawn_with(role, args, |_| {})
+    }
+
+    /// As `spawn`, with a last word on the command (environment, uid, `pre_exec` …).
+    pub fn spawn_with(role: &str, args: &[&str], adjust: impl FnOnce(&mut Command)) -> Self {
+        let mut words = vec![role];
+        words.extend(args);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["worker", "--exact", "--nocapture", "--test-threads=1"])
+            .env(ROLE, words.join("\u{1}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        adjust(&mut command);
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take();
+        let output = child.stdout.take().unwrap();
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(line) = line.strip_prefix(MARK)
+                    && sender.send(line.to_owned()).is_err()
+                {
+                    break;
+                }
+            }
+        });
+        Self { child, input, lines }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the worker's next line.
+    pub fn expect(&self, line: &str) {
+        assert_eq!(self.next_line(), line);
+    }
+
+    pub fn next_line(&self) -> String {
+        self.lines.recv_timeout(BOUND).expect("the worker says something")
+    }
+
+    /// A line, if it comes within the time. Only for "nothing happens" checks that are backed by
+    /// another event.
+    pub fn try_line(&self, within: Duration) -> Option<String> {
+        self.lines.recv_timeout(within).ok()
+    }
+
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Closes its input.
+    pub fn hang_up(&mut self) {
+        self.input = None;
+    }
+
+    pub fn signal(&self, signal: i32) {
+        send_signal(self.pid(), signal);
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for the end.
+    pub fn finish(mut self) -> ExitStatus {
+        self.input = None;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < BOUND, "the worker ends");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn send_signal(pid: u32, signal: i32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let signal = rustix::process::Signal::from_named_raw(signal).expect("a named signal");
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Waits until the condition holds; fails after a generous bound.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < BOUND, "never came true: {what}");
+        thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// Lines of `/proc/locks` about the file: (held, blocked).
+pub fn kernel_locks(path: &Path) -> (usize, usize) {
+    let Ok(status) = std::fs::metadata(path) else { return (0, 0) };
+    kernel_locks_of_inode(status.ino())
+}
+
+pub fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
+    let table = std::fs::read_to_string("/proc/locks").unwrap();
+    let suffix = format!(":{inode}");
+    let ours = table.lines().filter(|line| {
+        line.split_ascii_whitespace()
+            .any(|word| word.matches(':').count() == 2 && word.ends_with(&suffix))
+    });
+    let (blocked, held): (Vec<_>, Vec<_>) = ours.partition(|line| line.contains("->"));
+    (held.len(), blocked.len())
+}
+
+/// Waits until so many are blocked in the kernel on the file.
+pub fn wait_for_blocked(path: &Path, count: usize) {
+    eventually("that many waiters in /proc/locks", || kernel_locks(path).1 == count);
+}
+
+/// Says, loudly, that a test could not run here.
+pub fn skip(reason: &str) {
+    #[expect(clippy::print_stderr, reason = "a skip must be seen")]
+    {
+        eprintln!("SKIPPED: {reason}");
+    }
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Threads of this process.
+pub fn thread_count() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// Open descriptors of this process, without the one that looks.
+pub fn descriptor_count() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
+}
