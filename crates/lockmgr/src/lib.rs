@@ -58,6 +58,9 @@
 //! handler, for the rest of the program. Nothing is done in the handler. System calls of other
 //! threads are not disturbed: the signal is sent to the waiting thread alone.
 
+// Not for the whole workspace: helpers of integration tests do unwrap.
+#![warn(clippy::unwrap_used)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("lockmgr runs on Linux so far");
 

@@ -35,15 +35,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Generous: reached only when something is broken.
-pub const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
 const ROLE: &str = "LOCKMGR_TEST_ROLE";
 /// Marks the lines that are ours among what the test harness prints.
 const MARK: &str = "\u{2}worker:";
 
+/// What a worker does with its arguments.
+pub(crate) type Role = fn(&[String]);
+
 /// Runs the role this process was started in, and ends the process; returns at once in the test
 /// run itself.
-pub fn serve(roles: &[(&str, fn(&[String]))]) {
+pub(crate) fn serve(roles: &[(&str, Role)]) {
     let Ok(text) = std::env::var(ROLE) else { return };
     let mut words = text.split('\u{1}').map(String::from);
     let role = words.next().unwrap();
@@ -54,7 +57,7 @@ pub fn serve(roles: &[(&str, fn(&[String]))]) {
 }
 
 /// In a worker: tells the test a line.
-pub fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     // One write, also past the capture of the test harness.
     let text = format!("\n{MARK}{line}\n");
     let mut out = std::io::stdout().lock();
@@ -63,26 +66,26 @@ pub fn say(line: impl std::fmt::Display) {
 }
 
 /// In a worker: waits for a line from the test; `None` when the test has gone.
-pub fn hear() -> Option<String> {
+pub(crate) fn hear() -> Option<String> {
     let mut line = String::new();
     let count = std::io::stdin().lock().read_line(&mut line).unwrap();
     (count > 0).then(|| line.trim_end().to_owned())
 }
 
 /// A process of this test binary in a role. Killed, by its id, when dropped.
-pub struct Worker {
-    pub child: Child,
+pub(crate) struct Worker {
+    pub(crate) child: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
 }
 
 impl Worker {
-    pub fn spawn(role: &str, args: &[&str]) -> Self {
+    pub(crate) fn spawn(role: &str, args: &[&str]) -> Self {
         Self::spawn_with(role, args, |_| {})
     }
 
     /// As `spawn`, with a last word on the command (environment, uid, `pre_exec` …).
-    pub fn spawn_with(role: &str, args: &[&str], adjust: impl FnOnce(&mut Command)) -> Self {
+    pub(crate) fn spawn_with(role: &str, args: &[&str], adjust: impl FnOnce(&mut Command)) -> Self {
         let mut words = vec![role];
         words.extend(args);
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -108,45 +111,45 @@ impl Worker {
         Self { child, input, lines }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits for the worker's next line.
-    pub fn expect(&self, line: &str) {
+    pub(crate) fn expect(&self, line: &str) {
         assert_eq!(self.next_line(), line);
     }
 
-    pub fn next_line(&self) -> String {
+    pub(crate) fn next_line(&self) -> String {
         self.lines.recv_timeout(BOUND).expect("the worker says something")
     }
 
     /// A line, if it comes within the time. Only for "nothing happens" checks that are backed by
     /// another event.
-    pub fn try_line(&self, within: Duration) -> Option<String> {
+    pub(crate) fn try_line(&self, within: Duration) -> Option<String> {
         self.lines.recv_timeout(within).ok()
     }
 
-    pub fn tell(&mut self, line: &str) {
+    pub(crate) fn tell(&mut self, line: &str) {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 
     /// Closes its input.
-    pub fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         self.input = None;
     }
 
-    pub fn signal(&self, signal: i32) {
+    pub(crate) fn signal(&self, signal: i32) {
         send_signal(self.pid(), signal);
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Waits for the end.
-    pub fn finish(mut self) -> ExitStatus {
+    pub(crate) fn finish(mut self) -> ExitStatus {
         self.input = None;
         let start = Instant::now();
         loop {
@@ -162,19 +165,19 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
-pub fn send_signal(pid: u32, signal: i32) {
+pub(crate) fn send_signal(pid: u32, signal: i32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let signal = rustix::process::Signal::from_named_raw(signal).expect("a named signal");
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// Waits until the condition holds; fails after a generous bound.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < BOUND, "never came true: {what}");
@@ -183,12 +186,12 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Lines of `/proc/locks` about the file: (held, blocked).
-pub fn kernel_locks(path: &Path) -> (usize, usize) {
+pub(crate) fn kernel_locks(path: &Path) -> (usize, usize) {
     let Ok(status) = std::fs::metadata(path) else { return (0, 0) };
     kernel_locks_of_inode(status.ino())
 }
 
-pub fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
+pub(crate) fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
     let table = std::fs::read_to_string("/proc/locks").unwrap();
     let suffix = format!(":{inode}");
     let ours = table.lines().filter(|line| {
@@ -200,28 +203,28 @@ pub fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
 }
 
 /// Waits until so many are blocked in the kernel on the file.
-pub fn wait_for_blocked(path: &Path, count: usize) {
+pub(crate) fn wait_for_blocked(path: &Path, count: usize) {
     eventually("that many waiters in /proc/locks", || kernel_locks(path).1 == count);
 }
 
 /// Says, loudly, that a test could not run here.
-pub fn skip(reason: &str) {
+pub(crate) fn skip(reason: &str) {
     #[expect(clippy::print_stderr, reason = "a skip must be seen")]
     {
         eprintln!("SKIPPED: {reason}");
     }
 }
 
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// Threads of this process.
-pub fn thread_count() -> usize {
+pub(crate) fn thread_count() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }
 
 /// Open descriptors of this process, without the one that looks.
-pub fn descriptor_count() -> usize {
+pub(crate) fn descriptor_count() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
 }
