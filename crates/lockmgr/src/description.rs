@@ -19,16 +19,16 @@
 //! else, and starts anew. (The order "unlock, then unlink" would let a second process lock the old
 //! inode and a third one create and lock a new file.)
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::error::{Error, OPEN, Result, shared_path};
+use crate::error::{Error, OPEN, Result};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::posix;
@@ -52,49 +52,67 @@ pub(crate) fn unique_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Where a lock file is to be found.
+/// Where a lock file is to be found. One allocation: one-shot acquisitions pay for every one.
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) path: Arc<Path>,
-    /// The same for the kernel.
+    /// Absolute.
     c_path: CString,
-    /// The last name, if there is one to look up in a directory.
-    name: Option<CString>,
+    /// Where the last name begins, if there is one to look up in a directory.
+    name: Option<usize>,
+}
+
+/// The directory of a lock file, kept open, and the name of the lock file in it.
+#[derive(Debug)]
+struct Anchor {
+    directory: KeptFile,
+    name: CString,
 }
 
 impl Place {
     pub(crate) fn new(path: &Path) -> Result<Self> {
-        let path = absolute(path)?;
-        let text = |bytes: &[u8]| {
-            CString::new(bytes).map_err(|_| Error::NotLockable {
-                path: Some(Arc::from(path.as_path())),
-                operation: OPEN,
-                reason: "a path cannot contain a NUL byte",
-            })
+        let refuse = |operation, reason| Error::NotLockable {
+            path: Some(Arc::from(path)),
+            operation,
+            reason,
         };
-        let bytes = path.as_os_str().as_bytes();
-        let c_path = text(bytes)?;
-        let last = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        let name = (!matches!(last, b"" | b"." | b"..")).then(|| text(last)).transpose()?;
-        Ok(Self { c_path, name, path: shared_path(path) })
+        let mut bytes = Vec::new();
+        // A handle means the file that its path named when it was made, wherever the process goes
+        // later.
+        if !path.is_absolute() {
+            if path.as_os_str().is_empty() {
+                return Err(refuse(OPEN, "an empty path names no file"));
+            }
+            let here = std::env::current_dir().map_err(|source| Error::Io {
+                path: Some(Arc::from(path)),
+                operation: OPEN,
+                source,
+            })?;
+            bytes.extend_from_slice(here.as_os_str().as_bytes());
+            bytes.push(b'/');
+        }
+        bytes.reserve_exact(path.as_os_str().len() + 1);
+        bytes.extend_from_slice(path.as_os_str().as_bytes());
+        let start = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let name = (!matches!(&bytes[start..], b"" | b"." | b"..")).then_some(start);
+        let c_path =
+            CString::new(bytes).map_err(|_| refuse(OPEN, "a path cannot contain a NUL byte"))?;
+        Ok(Self { c_path, name })
     }
 
-    fn directory(&self) -> Option<KeptFile> {
-        let parent = CString::new(self.path.parent()?.as_os_str().as_bytes()).ok()?;
-        file::open_directory(&parent).ok()
+    pub(crate) fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(self.c_path.as_bytes()))
     }
-}
 
-/// A handle means the file that its path named when it was made, wherever the process goes later.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    if path.is_absolute() {
-        return Ok(path.to_path_buf());
+    /// For an error.
+    pub(crate) fn shared_path(&self) -> Arc<Path> {
+        Arc::from(self.path())
     }
-    let fail = |source| Error::Io { path: Some(Arc::from(path)), operation: OPEN, source };
-    if path.as_os_str().is_empty() {
-        return Err(fail(Errno::NOENT.into()));
+
+    fn anchor(&self) -> Option<Anchor> {
+        let name = CString::new(&self.c_path.as_bytes()[self.name?..]).ok()?;
+        let parent = CString::new(self.path().parent()?.as_os_str().as_bytes()).ok()?;
+        Some(Anchor { directory: file::open_directory(&parent).ok()?, name })
     }
-    Ok(std::env::current_dir().map_err(fail)?.join(path))
 }
 
 /// Why a lock file could not be opened.
@@ -110,7 +128,8 @@ pub(crate) enum OpenFailure {
 pub(crate) struct Description {
     /// Taken only by `drop`.
     file: Option<KeptFile>,
-    id: u64,
+    /// Never used twice in a process.
+    pub(crate) id: u64,
     pub(crate) identity: Identity,
     access: Option<Access>,
     pub(crate) mechanism: Mechanism,
@@ -119,7 +138,7 @@ pub(crate) struct Description {
     /// Shared holds of this process on this description. Changed only by the holder of the turn
     /// while it is zero, and under the mutex of the handle's state otherwise.
     pub(crate) sharers: AtomicUsize,
-    directory: OnceLock<Option<KeptFile>>,
+    anchor: OnceLock<Option<Anchor>>,
     checked: AtomicU64,
 }
 
@@ -157,7 +176,7 @@ impl Description {
                 Err(Errno::EXIST) => found_nothing_to_create = settings.follow_symlinks,
                 Err(Errno::NOENT) if make_parents => {
                     make_parents = false;
-                    if let Some(parent) = place.path.parent() {
+                    if let Some(parent) = place.path().parent() {
                         std::fs::create_dir_all(parent).map_err(|source| {
                             OpenFailure::Failed(Error::Io {
                                 path: Some(Arc::from(parent)),
@@ -171,7 +190,7 @@ impl Description {
             }
         }
         Err(OpenFailure::Failed(Error::Replaced {
-            path: Some(Arc::clone(&place.path)),
+            path: Some(place.shared_path()),
             operation: OPEN,
             while_held: false,
         }))
@@ -185,13 +204,13 @@ impl Description {
     ) -> Result<Self, OpenFailure> {
         let refuse = |reason| {
             OpenFailure::Failed(Error::NotLockable {
-                path: Some(Arc::clone(&place.path)),
+                path: Some(place.shared_path()),
                 operation: OPEN,
                 reason,
             })
         };
         let status = file::status(&opened).map_err(|errno| {
-            OpenFailure::Failed(Error::io(Some(Arc::clone(&place.path)), OPEN, errno))
+            OpenFailure::Failed(Error::io(Some(place.shared_path()), OPEN, errno))
         })?;
         if let Some(reason) = not_lockable(status.kind) {
             return Err(refuse(reason));
@@ -224,7 +243,7 @@ impl Description {
             range: settings.range,
             follow: settings.follow_symlinks,
             sharers: AtomicUsize::new(0),
-            directory: OnceLock::new(),
+            anchor: OnceLock::new(),
             checked: AtomicU64::new(0),
         }
     }
@@ -299,9 +318,9 @@ impl Description {
         let now = file::coarse_now();
         let last = self.checked.load(Ordering::Relaxed);
         let quick = !thorough && last != 0 && now.saturating_sub(last) < FRESH;
-        let directory = if quick { self.directory(place) } else { None };
-        let found = if let (Some(directory), Some(name)) = (directory, &place.name) {
-            file::status_at(directory, name, self.follow)
+        let anchor = if quick { self.anchor.get_or_init(|| place.anchor()).as_ref() } else { None };
+        let found = if let Some(anchor) = anchor {
+            file::status_at(&anchor.directory, &anchor.name, self.follow)
         } else {
             self.checked.store(now, Ordering::Relaxed);
             file::status_at_path(&place.c_path, self.follow)
@@ -313,13 +332,8 @@ impl Description {
         }
     }
 
-    fn directory(&self, place: &Place) -> Option<&KeptFile> {
-        self.directory.get_or_init(|| place.directory()).as_ref()
-    }
-
     /// Removes the lock file. Only while it is held exclusively, as a whole.
     pub(crate) fn remove(&self, place: &Place) -> Result<(), NotRemoved> {
-        let name = place.name.as_ref().ok_or(NotRemoved::Kept("it has no name of its own"))?;
         if !self.is_current(place, true).map_err(NotRemoved::Os)? {
             return Err(NotRemoved::Replaced);
         }
@@ -334,12 +348,12 @@ impl Description {
                 return Err(NotRemoved::Kept("it holds data that lockmgr did not write"));
             }
         }
-        let directory = place.directory().ok_or(NotRemoved::Replaced)?;
-        match file::status_at(&directory, name, false) {
+        let anchor = place.anchor().ok_or(NotRemoved::Replaced)?;
+        match file::status_at(&anchor.directory, &anchor.name, false) {
             Ok(status) if status.identity == self.identity => {}
             _ => return Err(NotRemoved::Replaced),
         }
-        file::unlink_at(&directory, name).map_err(|errno| match errno {
+        file::unlink_at(&anchor.directory, &anchor.name).map_err(|errno| match errno {
             Errno::ACCESS | Errno::PERM | Errno::ROFS => {
                 NotRemoved::Kept("its directory does not allow the removal")
             }
@@ -400,7 +414,7 @@ fn open_existing(
 
 /// What the kernel's refusal to open means.
 fn explain(place: &Place, settings: &Settings, errno: Errno, access: Access) -> OpenFailure {
-    let path = Some(Arc::clone(&place.path));
+    let path = Some(place.shared_path());
     let operation = OPEN;
     let not_lockable = |path, reason| Error::NotLockable { path, operation, reason };
     OpenFailure::Failed(match errno {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -439,9 +439,4 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         io::Error::new(error.kind(), error)
     }
-}
-
-/// Shortens the common `Some(Arc<Path>)`.
-pub(crate) fn shared_path(path: PathBuf) -> Arc<Path> {
-    Arc::from(path)
 }

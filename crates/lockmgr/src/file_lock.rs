@@ -83,7 +83,11 @@ impl FileLock {
     }
 
     pub(crate) fn at(path: &Path, settings: Settings) -> Result<Self> {
-        Ok(Self { handle: Handle::at(Place::new(path)?, settings) })
+        Ok(Self { handle: Arc::new(Handle::opened(Place::new(path)?, settings)?) })
+    }
+
+    pub(crate) fn lazily_at(path: &Path, settings: Settings) -> Result<Self> {
+        Ok(Self { handle: Arc::new(Handle::lazy(Place::new(path)?, settings)) })
     }
 
     pub(crate) fn of_file(file: File, settings: Settings) -> Result<Self> {
@@ -97,7 +101,7 @@ impl FileLock {
     /// The lock file, absolute; `None` when the program opened it itself.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        self.handle.place.as_ref().map(|place| &*place.path)
+        self.handle.place.as_ref().map(Place::path)
     }
 
     /// Which of the kernel's locks is taken.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
+use crate::description::Place;
 use crate::error::Result;
 use crate::hold::Hold;
 use crate::mode::{Mechanism, Mode};
@@ -49,7 +50,7 @@ macro_rules! guard_methods {
             /// The lock file; `None` when the program opened it itself.
             #[must_use]
             pub fn path(&self) -> Option<&Path> {
-                self.hold.handle().place.as_ref().map(|place| &*place.path)
+                self.hold.handle().place.as_ref().map(Place::path)
             }
 
             /// The mode the lock is held in.

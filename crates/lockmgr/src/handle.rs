@@ -43,14 +43,27 @@ pub(crate) struct State {
 }
 
 impl Handle {
-    pub(crate) fn at(place: Place, settings: Settings) -> Arc<Self> {
-        Arc::new(Self::new(Some(place), settings))
+    /// A handle that opens its file at the first acquisition.
+    pub(crate) fn lazy(place: Place, settings: Settings) -> Self {
+        Self::new(Some(place), settings)
+    }
+
+    /// A handle whose file is open. A lease in the way is left to the first acquisition, which has
+    /// a deadline.
+    pub(crate) fn opened(place: Place, settings: Settings) -> Result<Self> {
+        let mut handle = Self::lazy(place, settings);
+        match handle.open() {
+            Ok(description) => handle.state_mut().description = Some(description),
+            Err(OpenFailure::Lease(_)) => {}
+            Err(OpenFailure::Failed(error)) => return Err(error),
+        }
+        Ok(handle)
     }
 
     pub(crate) fn of_file(file: File, settings: Settings, operation: &'static str) -> Result<Self> {
         let description = Description::from_file(KeptFile::keep(file), &settings, operation)?;
-        let handle = Self::new(None, settings);
-        handle.state().description = Some(Arc::new(description));
+        let mut handle = Self::new(None, settings);
+        handle.state_mut().description = Some(Arc::new(description));
         Ok(handle)
     }
 
@@ -65,23 +78,7 @@ impl Handle {
     }
 
     pub(crate) fn path(&self) -> Option<Arc<Path>> {
-        self.place.as_ref().map(|place| Arc::clone(&place.path))
-    }
-
-    /// Opens the lock file unless it is open. A lease in the way is left to the first acquisition,
-    /// which has a deadline.
-    pub(crate) fn open_now(&self) -> Result<()> {
-        if self.state().description.is_some() {
-            return Ok(());
-        }
-        match self.open() {
-            Ok(description) => {
-                self.state().description.get_or_insert(description);
-                Ok(())
-            }
-            Err(OpenFailure::Lease(_)) => Ok(()),
-            Err(OpenFailure::Failed(error)) => Err(error),
-        }
+        self.place.as_ref().map(Place::shared_path)
     }
 
     pub(crate) fn open(&self) -> Result<Arc<Description>, OpenFailure> {
@@ -95,6 +92,10 @@ impl Handle {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.get().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&mut self) -> &mut State {
+        self.state.get_mut().get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the turn if it is free.
@@ -209,7 +210,7 @@ pub(crate) fn stopped(
 impl std::fmt::Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FileLock")
-            .field("path", &self.place.as_ref().map(|place| &place.path))
+            .field("path", &self.place.as_ref().map(Place::path))
             .field("mechanism", &self.settings.mechanism)
             .field("range", &Range::to_string(&self.settings.range))
             .finish_non_exhaustive()

@@ -9,20 +9,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::description::Description;
+use crate::handle::Handle;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::sys::file::Identity;
 use crate::sys::fork;
 
-/// One hold of this thread.
-pub(crate) struct Held {
-    /// The handle, by a number that is never used twice.
-    pub(crate) handle: u64,
-    pub(crate) description: Arc<Description>,
-    pub(crate) mode: Mode,
-    pub(crate) generation: u32,
-}
-
-/// What somebody wants to hold.
+/// What somebody holds, or wants to.
 pub(crate) struct Wanted {
     pub(crate) identity: Identity,
     pub(crate) mechanism: Mechanism,
@@ -31,14 +23,20 @@ pub(crate) struct Wanted {
 }
 
 struct Entry {
-    held: Held,
+    /// The handle and the description, by numbers that are never used twice.
+    handle: u64,
+    description: u64,
+    generation: u32,
+    held: Wanted,
     /// Guards that share the hold: more than one only for re-entrant handles.
     guards: usize,
+    /// For the next guard of a re-entrant handle.
+    again: Option<Arc<Description>>,
 }
 
 impl Entry {
-    fn is_of(&self, handle: u64, description: &Arc<Description>) -> bool {
-        self.held.handle == handle && Arc::ptr_eq(&self.held.description, description)
+    fn is_of(&self, handle: u64, description: &Description) -> bool {
+        self.handle == handle && self.description == description.id
     }
 }
 
@@ -52,29 +50,41 @@ fn with<T>(run: impl FnOnce(&mut Vec<Entry>) -> T) -> Option<T> {
     let generation = fork::generation();
     HELD.try_with(|list| {
         let mut list = list.borrow_mut();
-        list.retain(|entry| entry.held.generation == generation);
+        list.retain(|entry| entry.generation == generation);
         run(&mut list)
     })
     .ok()
 }
 
 /// Notes a hold of this thread.
-pub(crate) fn add(held: Held) {
-    with(|list| list.push(Entry { held, guards: 1 }));
+pub(crate) fn add(handle: &Handle, description: &Arc<Description>, mode: Mode, generation: u32) {
+    let Description { id, identity, mechanism, range, .. } = **description;
+    with(|list| {
+        list.push(Entry {
+            handle: handle.id,
+            description: id,
+            generation,
+            held: Wanted { identity, mechanism, range, mode },
+            guards: 1,
+            again: handle.settings.reentrant.then(|| Arc::clone(description)),
+        });
+    });
 }
 
-/// Counts one more guard on a hold that this thread has through the handle; returns what it is on.
+/// Counts one more guard on the hold that this thread has through a re-entrant handle; returns
+/// what it is on.
 pub(crate) fn enter_again(handle: u64) -> Option<(Mode, Arc<Description>)> {
     with(|list| {
-        let entry = list.iter_mut().find(|entry| entry.held.handle == handle)?;
+        let entry = list.iter_mut().find(|entry| entry.handle == handle)?;
+        let description = entry.again.clone()?;
         entry.guards += 1;
-        Some((entry.held.mode, Arc::clone(&entry.held.description)))
+        Some((entry.held.mode, description))
     })
     .flatten()
 }
 
 /// Counts one guard less; returns whether it was the last one of its hold.
-pub(crate) fn leave(handle: u64, description: &Arc<Description>) -> bool {
+pub(crate) fn leave(handle: u64, description: &Description) -> bool {
     with(|list| {
         let Some(index) = list.iter().position(|entry| entry.is_of(handle, description)) else {
             return true;
@@ -90,7 +100,7 @@ pub(crate) fn leave(handle: u64, description: &Arc<Description>) -> bool {
 }
 
 /// Notes that the hold has another mode now.
-pub(crate) fn change_mode(handle: u64, description: &Arc<Description>, mode: Mode) {
+pub(crate) fn change_mode(handle: u64, description: &Description, mode: Mode) {
     with(|list| {
         if let Some(entry) = list.iter_mut().find(|entry| entry.is_of(handle, description)) {
             entry.held.mode = mode;
@@ -99,14 +109,14 @@ pub(crate) fn change_mode(handle: u64, description: &Arc<Description>, mode: Mod
 }
 
 /// Returns whether several guards share the hold.
-pub(crate) fn is_nested(handle: u64, description: &Arc<Description>) -> bool {
+pub(crate) fn is_nested(handle: u64, description: &Description) -> bool {
     with(|list| list.iter().any(|entry| entry.is_of(handle, description) && entry.guards > 1))
         .unwrap_or(false)
 }
 
 /// Returns whether this thread holds anything through the handle, in which mode.
 pub(crate) fn mode_through(handle: u64) -> Option<Mode> {
-    with(|list| list.iter().find(|entry| entry.held.handle == handle).map(|entry| entry.held.mode))
+    with(|list| list.iter().find(|entry| entry.handle == handle).map(|entry| entry.held.mode))
         .flatten()
 }
 
@@ -114,9 +124,9 @@ pub(crate) fn mode_through(handle: u64) -> Option<Mode> {
 pub(crate) fn blocks(wanted: &Wanted) -> bool {
     with(|list| {
         list.iter().any(|Entry { held, .. }| {
-            held.description.identity == wanted.identity
-                && same_space(held.description.mechanism, wanted.mechanism)
-                && held.description.range.overlaps(wanted.range)
+            held.identity == wanted.identity
+                && same_space(held.mechanism, wanted.mechanism)
+                && held.range.overlaps(wanted.range)
                 && held.mode.conflicts_with(wanted.mode)
         })
     })

@@ -140,16 +140,15 @@ impl FileLockOptions {
     /// [`Error::NotLockable`], [`Error::Permission`], [`Error::Io`]; [`Error::Unsupported`] for
     /// options that exclude each other.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<FileLock> {
-        let lock = self.open_lazy(path)?;
-        lock.handle().open_now()?;
-        Ok(lock)
+        self.check()?;
+        FileLock::at(path.as_ref(), self.settings)
     }
 
     /// As [`open`](Self::open), but touches the filesystem only at the first acquisition, whose
     /// deadline then covers the opening too. A relative path is taken from today's directory.
     pub fn open_lazy(&self, path: impl AsRef<Path>) -> Result<FileLock> {
         self.check()?;
-        FileLock::at(path.as_ref(), self.settings)
+        FileLock::lazily_at(path.as_ref(), self.settings)
     }
 
     /// Opens the lock of that name; see [`name`].

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -16,7 +17,7 @@ use crate::description::{Description, OpenFailure, TRIES, sleep_out_lease};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::handle::{Handle, stopped, tell};
-use crate::held::{self, Held, Wanted};
+use crate::held::{self, Wanted};
 use crate::hold::{Hold, leave_shared};
 use crate::inspect::Contention;
 use crate::mode::Mode;
@@ -26,15 +27,19 @@ use crate::wait::{Limits, Stop};
 
 /// The right to ask the kernel on behalf of a handle.
 pub(crate) struct Turn {
-    handle: Arc<Handle>,
+    /// Taken when the turn has settled.
+    handle: Option<Arc<Handle>>,
     generation: u32,
     mode: Mode,
     description: Option<Arc<Description>>,
     /// A shared hold of this process on the description was joined.
     joined: bool,
-    /// Neither settled nor given back yet.
-    open: bool,
 }
+
+/// Where the kernel cannot be asked to wait for the end of a lease.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+const UNSETTLED: &str = "settling consumes the turn";
 
 /// What came of asking the kernel without waiting.
 pub(crate) enum Attempt {
@@ -52,16 +57,21 @@ impl Turn {
         description: Option<Arc<Description>>,
         joined: bool,
     ) -> Self {
-        Self { handle, generation: fork::generation(), mode, description, joined, open: true }
+        let generation = fork::generation();
+        Self { handle: Some(handle), generation, mode, description, joined }
+    }
+
+    fn handle(&self) -> &Arc<Handle> {
+        self.handle.as_ref().expect(UNSETTLED)
     }
 
     /// Asks for the lock without waiting. `thorough` is for the path check.
     pub(crate) fn attempt(&mut self, operation: &'static str, thorough: bool) -> Result<Attempt> {
         for _ in 0..TRIES {
-            let description = match &self.description {
-                Some(description) => Arc::clone(description),
-                None => match self.handle.open() {
-                    Ok(description) => Arc::clone(self.description.insert(description)),
+            let description = match &mut self.description {
+                Some(description) => description,
+                none => match self.handle.as_ref().expect(UNSETTLED).open() {
+                    Ok(description) => none.insert(description),
                     Err(OpenFailure::Lease(access)) => return Ok(Attempt::Lease(access)),
                     Err(OpenFailure::Failed(error)) => return Err(error),
                 },
@@ -71,7 +81,7 @@ impl Turn {
                     Ok(true) => {}
                     Ok(false) => return Ok(Attempt::Contended),
                     Err(errno) => {
-                        self.after_refusal(&description, operation, errno)?;
+                        self.after_refusal(operation, errno)?;
                         continue;
                     }
                 }
@@ -80,7 +90,7 @@ impl Turn {
                 return Ok(Attempt::Granted);
             }
         }
-        Err(Error::Replaced { path: self.handle.path(), operation, while_held: false })
+        Err(Error::Replaced { path: self.handle().path(), operation, while_held: false })
     }
 
     /// Asks for the lock and sleeps until it is granted. Begin with an attempt.
@@ -89,15 +99,9 @@ impl Turn {
             match self.attempt(operation, true)? {
                 Attempt::Granted => return Ok(()),
                 Attempt::Lease(access) => {
-                    if let Some(place) = &self.handle.place {
-                        let follow = self.handle.settings.follow_symlinks;
-                        match sleep_out_lease(place, follow, access, limits) {
-                            // The file has gone, or cannot be opened: opening anew will tell.
-                            Ok(()) | Err(Stop::Os(_)) => limits.check(),
-                            stop => stop,
-                        }
+                    self.sleep_out_lease(access, limits)
+                        .and_then(|()| limits.check())
                         .map_err(|stop| self.stopped(operation, stop))?;
-                    }
                 }
                 Attempt::Contended => {
                     let Some(description) = self.description.clone() else {
@@ -110,7 +114,7 @@ impl Turn {
                             }
                         }
                         Err(Stop::Os(errno)) => {
-                            self.after_refusal(&description, operation, errno)?;
+                            self.after_refusal(operation, errno)?;
                         }
                         Err(stop) => return Err(self.stopped(operation, stop)),
                     }
@@ -120,17 +124,27 @@ impl Turn {
         }
     }
 
+    fn sleep_out_lease(&self, access: Access, limits: Limits<'_>) -> Result<(), Stop> {
+        let Some(place) = &self.handle().place else { return Ok(()) };
+        match sleep_out_lease(place, self.handle().settings.follow_symlinks, access, limits) {
+            // The file has gone, or there is no /proc to open it by. Opening anew will tell, but
+            // not in a tight loop.
+            Err(Stop::Os(_)) => {
+                thread::sleep(LOOK_AGAIN);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     /// The kernel refused the lock call itself: opens anew where writing was missing, else fails.
-    fn after_refusal(
-        &mut self,
-        description: &Description,
-        operation: &'static str,
-        errno: Errno,
-    ) -> Result<()> {
-        let handle = &self.handle;
-        if description.may_need_writing(self.mode, errno)
-            && !handle.wants_writing.swap(true, Ordering::Relaxed)
-        {
+    fn after_refusal(&mut self, operation: &'static str, errno: Errno) -> Result<()> {
+        let wants_writing = self
+            .description
+            .as_ref()
+            .is_some_and(|description| description.may_need_writing(self.mode, errno));
+        let handle = self.handle();
+        if wants_writing && !handle.wants_writing.swap(true, Ordering::Relaxed) {
             self.abandon();
             return Ok(());
         }
@@ -142,7 +156,7 @@ impl Turn {
 
     /// After the grant: keeps the lock if the path still names the file, else gives it up.
     fn confirm(&mut self, operation: &'static str, thorough: bool) -> Result<bool> {
-        let (Some(place), Some(description)) = (&self.handle.place, &self.description) else {
+        let (Some(place), Some(description)) = (&self.handle().place, &self.description) else {
             return Ok(true);
         };
         let current = description.is_current(place, thorough);
@@ -154,7 +168,7 @@ impl Turn {
             let _ = description.unlock();
         }
         self.abandon();
-        current.map_err(|errno| Error::io(self.handle.path(), operation, errno))
+        current.map_err(|errno| Error::io(self.handle().path(), operation, errno))
     }
 
     /// Gives up the description, which nobody is to use again.
@@ -162,10 +176,10 @@ impl Turn {
         let Some(description) = self.description.take() else {
             return;
         };
-        let mut state = self.handle.state();
-        let gone = self.handle.forget(&mut state, &description);
-        if self.joined {
-            self.joined = false;
+        let joined = std::mem::take(&mut self.joined);
+        let mut state = self.handle().state();
+        let gone = self.handle().forget(&mut state, &description);
+        if joined {
             leave_shared(&description);
         }
         drop(state);
@@ -174,13 +188,13 @@ impl Turn {
     }
 
     fn stopped(&self, operation: &'static str, stop: Stop) -> Error {
-        stopped(&self.handle, operation, self.mode, stop, || self.contention())
+        stopped(self.handle(), operation, self.mode, stop, || self.contention())
     }
 
     pub(crate) fn contention(&self) -> Contention {
         match &self.description {
             Some(description) => {
-                Contention::new(description.identity, self.handle.settings.mechanism)
+                Contention::new(description.identity, self.handle().settings.mechanism)
             }
             None => Contention::unknown(),
         }
@@ -191,8 +205,8 @@ impl Turn {
         self.description.as_ref().is_some_and(|description| {
             held::blocks(&Wanted {
                 identity: description.identity,
-                mechanism: self.handle.settings.mechanism,
-                range: self.handle.settings.range,
+                mechanism: self.handle().settings.mechanism,
+                range: self.handle().settings.range,
                 mode: self.mode,
             })
         })
@@ -200,33 +214,25 @@ impl Turn {
 
     /// Turns the granted lock into a hold. `bound` holds cannot leave the calling thread.
     pub(crate) fn settle(mut self, bound: bool, waited: Duration) -> Hold {
+        let handle = self.handle.take().expect(UNSETTLED);
         let description = self.description.take().expect("the lock was granted on a description");
         let mode = self.mode;
         if mode == Mode::Shared && !self.joined {
             description.sharers.store(1, Ordering::Relaxed);
         }
-        self.open = false;
-        let handle = Arc::clone(&self.handle);
-        let old = {
-            let mut state = handle.state();
-            state.queue.settle(mode);
-            let old = match &state.description {
-                Some(kept) if Arc::ptr_eq(kept, &description) => None,
-                _ => state.description.replace(Arc::clone(&description)),
-            };
-            let next = state.queue.pass_on();
-            drop(state);
-            tell(next);
-            old
+        let mut state = handle.state();
+        state.queue.settle(mode);
+        let old = match &state.description {
+            Some(kept) if Arc::ptr_eq(kept, &description) => None,
+            _ => state.description.replace(Arc::clone(&description)),
         };
+        let next = state.queue.pass_on();
+        drop(state);
+        tell(next);
+        // Closed outside the mutex.
         drop(old);
         if bound {
-            held::add(Held {
-                handle: handle.id,
-                description: Arc::clone(&description),
-                mode,
-                generation: self.generation,
-            });
+            held::add(&handle, &description, mode, self.generation);
         }
         events::acquired(&handle, mode, waited);
         Hold::new(handle, description, self.generation, mode, bound, waited)
@@ -235,10 +241,11 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if !self.open || self.generation != fork::generation() {
+        let Some(handle) = self.handle.take() else { return };
+        if self.generation != fork::generation() {
             return;
         }
-        let mut state = self.handle.state();
+        let mut state = handle.state();
         if self.joined {
             if let Some(description) = &self.description {
                 leave_shared(description);

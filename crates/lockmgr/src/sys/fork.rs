@@ -275,6 +275,11 @@ impl<T: Default> PerProcess<T> {
         Self { generation, value, next: OnceLock::new() }
     }
 
+    /// The value of this process, when nobody else can see it and it was made here.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+
     /// The value of this process.
     pub(crate) fn get(&self) -> &T {
         let now = generation();
