@@ -1,0 +1,79 @@
+//! `cargo xtask soak`: the tests that cross processes, over and over, until one fails.
+//!
+//! A race that shows once in a hundred runs shows here. Every second round has one core to itself and
+//! shares that core with a busy loop, because a schedule with too few processors finds other races than
+//! one with enough.
+
+use std::process::{self, Child, Command};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::step::{self, cargo, command, has_nextest, works};
+
+pub(crate) fn run(rounds: u32, filter: Option<&str>) -> Result<()> {
+    ensure!(
+        works(command("taskset", "--version")),
+        "`taskset` is missing: it comes with util-linux"
+    );
+    step::run(cargo("test --tests --no-run"))?;
+
+    for round in 1..=rounds {
+        let crowded = round % 2 == 0;
+        eprintln!(
+            "round {round} of {rounds}{}",
+            if crowded { ", on one crowded core" } else { "" }
+        );
+        let busy = crowded.then(BusyLoop::start).transpose()?;
+        let mut tests = if crowded {
+            let mut pinned = pinned_to_first_core(&step::cargo_path());
+            pinned.args(runner().split_whitespace());
+            pinned
+        } else {
+            cargo(runner())
+        };
+        tests.args(filter);
+        let outcome = step::run(tests);
+        drop(busy);
+        outcome.with_context(|| format!("round {round} of {rounds} failed"))?;
+    }
+    eprintln!("{rounds} rounds, no failure");
+    Ok(())
+}
+
+/// Returns the words after `cargo` that run the tests in `tests/`.
+fn runner() -> &'static str {
+    if has_nextest() {
+        "nextest run --status-level fail --final-status-level fail -E kind(test)"
+    } else {
+        "test --quiet --test *"
+    }
+}
+
+fn pinned_to_first_core(program: &str) -> Command {
+    let mut pinned = command("taskset", "-c 0");
+    pinned.arg(program);
+    pinned
+}
+
+/// A process that keeps the first core busy until it is dropped.
+struct BusyLoop(Child);
+
+impl BusyLoop {
+    fn start() -> Result<Self> {
+        // It looks for this program in each turn, so that it ends even if this program is killed.
+        let script = format!("while kill -0 {} 2>/dev/null; do :; done", process::id());
+        let child = pinned_to_first_core("sh")
+            .args(["-c", &script])
+            .spawn()
+            .context("cannot start the busy loop")?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for BusyLoop {
+    fn drop(&mut self) {
+        // Either fails only if it has ended already.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
