@@ -1,0 +1,122 @@
+//! `lockmgr run`: its options.
+
+use std::ffi::OsString;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueHint};
+
+use super::{AcquireArgs, values};
+
+/// Run a command while holding a lock
+///
+/// The lock lasts exactly as long as the command: its end releases the lock, and nothing else does.
+/// Killing lockmgr does not (the command has inherited the lock), and neither does a program that the
+/// command left behind in the background prolong it (see --hold-tree).
+///
+/// Signals that are sent to lockmgr reach the command (INT, TERM, HUP, QUIT, USR1, USR2, WINCH, CONT,
+/// TSTP); what the terminal sends to both is not sent twice. A signal that a process sends to the
+/// whole process group may arrive twice. While it still waits for the lock, lockmgr dies of them as
+/// any program does, and the command is not started.
+#[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch on the command line")]
+#[command(
+    override_usage = "lockmgr run [OPTIONS] LOCK [--] COMMAND [ARG]...\n       \
+                      lockmgr run [OPTIONS] LOCK -c STRING",
+    after_help = EXAMPLES
+)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) acquire: AcquireArgs,
+
+    /// Run STRING with $SHELL, or /bin/sh if that is not set
+    #[arg(short = 'c', long = "command", value_name = "STRING", conflicts_with = "command",
+          allow_hyphen_values = true, value_hint = ValueHint::CommandString)]
+    pub(crate) shell_command: Option<OsString>,
+
+    /// A name is the same lock for all users
+    ///
+    /// Its file is in /run/lock/lockmgr then.
+    #[arg(long)]
+    pub(crate) system: bool,
+
+    /// Remove the lock file when the lock is released
+    ///
+    /// Safe with lockmgr on all sides: it checks that the file it has locked is still the one that
+    /// the path names. A file with content of others is left alone.
+    #[arg(long, conflicts_with = "no_fork")]
+    pub(crate) remove: bool,
+
+    /// Fail when the lock file does not exist
+    #[arg(long)]
+    pub(crate) no_create: bool,
+
+    /// Create the lock file with these permissions (octal, such as 0600)
+    ///
+    /// Exactly these, whatever the umask. The default is 0666 less the umask.
+    #[arg(long, value_name = "MODE", value_parser = values::mode)]
+    pub(crate) mode: Option<u32>,
+
+    /// Become the command instead of waiting for it
+    ///
+    /// The command takes over lockmgr's process, and holds the lock until the last process that has
+    /// inherited it ends, programs in the background included.
+    #[arg(long)]
+    pub(crate) no_fork: bool,
+
+    /// Hold the lock until every process that the command has left behind has ended, too
+    ///
+    /// The exit status is the command's. Signals that come when only those processes are left reach
+    /// them. (Children that lockmgr had from the start, by exec in a shell that has background jobs,
+    /// count as well.)
+    #[arg(long, conflicts_with = "no_fork")]
+    pub(crate) hold_tree: bool,
+
+    /// A lock file (anything with a slash), or a lock's name (letters, digits, '.', '_', '-')
+    ///
+    /// `lockmgr path NAME` prints where a name's file is. Options end here: all further words are the
+    /// command's.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) lock: OsString,
+
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, required_unless_present = "shell_command", value_name = "COMMAND",
+          value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lockmgr run backup rsync -a /home /mnt         wait for the lock, however long it takes
+  lockmgr run -n backup rsync -a /home /mnt      exit with 75 if another backup runs
+  lockmgr run -w 1m30s -E 0 backup ./backup.sh   after 90 s, leave it to the next time
+  lockmgr run -s data.lock -- ./report.sh        beside other readers
+  lockmgr run -m ofd --range 100+50 db.dat ./fix excludes fcntl(2) users of these bytes
+  lockmgr run deploy -c 'make && make install'   a shell command
+  lockmgr run --system apt-mirror ./sync.sh      one lock for all users
+
+Programs that close all descriptors they did not open (sudo does) drop the lock's one; the lock
+lasts as long as the command all the same, but then ends if lockmgr is killed with SIGKILL.";
+
+impl RunArgs {
+    /// Refuses options between LOCK and the command, where flock(1) takes none either: words after
+    /// LOCK often come out of a variable, and must not change which lock is taken, or how.
+    pub(super) fn check(matches: &ArgMatches) -> Result<(), String> {
+        let Some(lock) = matches.index_of("lock") else {
+            return Ok(());
+        };
+        for id in matches.ids().map(clap::Id::as_str) {
+            let typed = matches.value_source(id) == Some(ValueSource::CommandLine);
+            // Groups, such as the one of a flattened struct, are ids as well, and have no values.
+            let is_option =
+                !matches!(id, "lock" | "command" | "shell_command" | "RunArgs" | "AcquireArgs");
+            if typed && is_option && matches.index_of(id).is_some_and(|index| index > lock) {
+                let name = id.replace('_', "-");
+                return Err(format!(
+                    "the option '--{name}' stands after LOCK; write options before it, \
+                     and '--' before a command that begins with '-'"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! The command's words: which program to start, and what to say when it does not start.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::exit::{self, Failure};
+use crate::printable;
+use crate::sys::spawn::Argv;
+
+/// Where programs are when nothing says where; the C library's own answer.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// The command, from the words after LOCK or from `-c`.
+pub(crate) fn argv(words: Vec<OsString>, shell_command: Option<OsString>) -> Argv {
+    Argv::new(match shell_command {
+        Some(text) => {
+            let shell = env::var_os("SHELL").filter(|shell| !shell.is_empty());
+            vec![shell.unwrap_or_else(|| "/bin/sh".into()), "-c".into(), text]
+        }
+        None => words,
+    })
+}
+
+/// What it means that the program could not be started.
+pub(crate) fn not_started(argv: &Argv, error: &io::Error) -> Failure {
+    let program = OsStr::from_bytes(argv.program().to_bytes());
+    let shown = printable(program);
+    let missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    match (missing, exists(program)) {
+        (true, false) => Failure::new(exit::NOT_FOUND, format!("{shown}: command not found")),
+        // The file is there, so what was not found is what the file asks for.
+        (true, true) => Failure::new(
+            exit::CANNOT_EXECUTE,
+            format!(
+                "{shown}: cannot be executed: the interpreter or loader that it names does not exist"
+            ),
+        ),
+        (false, _) => {
+            Failure::new(exit::CANNOT_EXECUTE, format!("{shown}: cannot be executed: {error}"))
+        }
+    }
+}
+
+/// Whether there is such a file where `execvp` looks.
+fn exists(program: &OsStr) -> bool {
+    if program.is_empty() {
+        return false;
+    }
+    if program.as_bytes().contains(&b'/') {
+        return Path::new(program).exists();
+    }
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    env::split_paths(&path).any(|directory| directory.join(program).exists())
+}

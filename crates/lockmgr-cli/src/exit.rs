@@ -1,0 +1,69 @@
+//! The exit statuses, in one place.
+//!
+//! | status | when |
+//! |---|---|
+//! | the command's own | the command ran and ended |
+//! | 128 + N | the command was ended by signal N |
+//! | 0 | `lock`, `unlock`, `path`, `completions`, `--help`, `--version` did what they say |
+//! | 1 | `unlock --fd N`: there was no lock to release |
+//! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open |
+//! | 70 | a defect in lockmgr itself |
+//! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock |
+//! | 74 | any other failure of the system |
+//! | 75, or what `-E` says | the lock was busy, or did not get free in time |
+//! | 126 | the command was found, and cannot be executed |
+//! | 127 | the command was not found |
+//!
+//! 64 to 75 are those of `sysexits.h`. The command may use the same numbers for itself; where that
+//! matters, `-E` chooses another one for "busy".
+
+/// An exit status.
+pub(crate) type Status = u8;
+
+pub(crate) const OK: Status = 0;
+pub(crate) const NOT_LOCKED: Status = 1;
+pub(crate) const USAGE: Status = 64;
+pub(crate) const DEFECT: Status = 70;
+pub(crate) const CANNOT_OPEN: Status = 73;
+pub(crate) const SYSTEM: Status = 74;
+pub(crate) const BUSY: Status = 75;
+pub(crate) const CANNOT_EXECUTE: Status = 126;
+pub(crate) const NOT_FOUND: Status = 127;
+
+/// The status of a command that a signal ended, as shells count.
+pub(crate) fn of_signal(number: i32) -> Status {
+    // Linux has signals 1 to 64.
+    u8::try_from(128 + number).unwrap_or(u8::MAX)
+}
+
+/// Why lockmgr did not do what it was asked for: a status, and one line for people.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: Status,
+    pub(crate) line: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: Status, line: impl Into<String>) -> Self {
+        Failure { status, line: line.into() }
+    }
+
+    pub(crate) fn usage(line: impl Into<String>) -> Self {
+        Failure::new(USAGE, line)
+    }
+
+    /// A failure of the library; `busy` is the status for a lock that others have.
+    pub(crate) fn of_lock(error: &lockmgr::Error, busy: Status) -> Self {
+        use lockmgr::Error;
+        let status = match error {
+            error if error.is_contended() => busy,
+            error if error.is_open_failure() => CANNOT_OPEN,
+            Error::NotHeld { .. } => NOT_LOCKED,
+            Error::InvalidName { .. } | Error::InvalidRange { .. } | Error::Unsupported { .. } => {
+                USAGE
+            }
+            _ => SYSTEM,
+        };
+        Failure::new(status, error.to_string())
+    }
+}

@@ -1,0 +1,126 @@
+//! The command `lockmgr`: `lockmgr run LOCK COMMAND` runs a command for as long as it holds a lock, and
+//! holds the lock for as long as the command runs.
+//!
+//! It is a library so that the man pages and completions can be made from [`cli::command`]; the program
+//! is [`start`]. The parts, in the order in which `run` goes through them:
+//!
+//! - `cli`: the words as they were typed; `duration`: one kind of them
+//! - `run`: what they mean; acquire, run, release, report
+//! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
+//! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
+//! - `exit`: every exit status; `say`: every message
+//! - `sys`: all unsafe code
+//!
+//! Start-up is the price that a shell loop pays, so it is kept low where it was found to matter: the
+//! unwinder is linked statically (`build.rs`), Rust's runtime is not started (`main.rs`), a subcommand
+//! parses with its own options only (`cli::parse`), and the child is not forked (`sys::spawn`). There
+//! are no threads, no signal handlers, and nothing is looked up before it is needed.
+
+pub mod cli;
+
+mod child;
+mod command;
+mod duration;
+mod exit;
+mod lock_fd;
+mod run;
+mod say;
+mod sys;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{self, PanicHookInfo};
+
+use lockmgr::name::{self, Scope};
+
+use cli::{CompletionsArgs, Order, PathArgs, Shell};
+use exit::{Failure, Status};
+use say::say;
+
+/// Runs the command line, the program's name in front; returns the exit status.
+#[must_use]
+pub fn start(words: &[OsString]) -> i32 {
+    panic::set_hook(Box::new(say_defect));
+    let status = panic::catch_unwind(|| match cli::parse(words) {
+        Ok(order) => obey(order),
+        Err(error) => show(&error),
+    });
+    i32::from(status.unwrap_or(exit::DEFECT))
+}
+
+fn obey(order: Order) -> Status {
+    match order {
+        Order::Run(args) => run::run(args),
+        Order::Lock(args) => lock_fd::lock(&args),
+        Order::Unlock(args) => lock_fd::unlock(&args),
+        Order::Path(args) => finish(path(&args), false),
+        Order::Completions(args) => finish(completions(&args), false),
+    }
+}
+
+/// The exit status of what was done, after saying what was not.
+fn finish(result: Result<Status, Failure>, quiet: bool) -> Status {
+    result.unwrap_or_else(|failure| {
+        if !quiet {
+            say(&failure.line);
+        }
+        failure.status
+    })
+}
+
+/// Help and version go to standard output, and all is well; a wrong command line to standard error.
+fn show(error: &clap::Error) -> Status {
+    // Somebody who closed the output does not want to read it.
+    drop(error.print());
+    if error.use_stderr() { exit::USAGE } else { exit::OK }
+}
+
+fn path(args: &PathArgs) -> Result<Status, Failure> {
+    let scope = if args.system { Scope::System } else { Scope::User };
+    let path = if args.lock.as_bytes().contains(&b'/') {
+        args.lock.clone()
+    } else {
+        let name = printable(&args.lock);
+        name::path_of(&name, scope).map_err(|error| Failure::of_lock(&error, exit::BUSY))?.into()
+    };
+    print(&[path.as_bytes(), b"\n"].concat())
+}
+
+fn completions(args: &CompletionsArgs) -> Result<Status, Failure> {
+    let shell = match args.shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut cli::command(), "lockmgr", &mut script);
+    print(&script)
+}
+
+/// Writes to standard output what was asked for.
+fn print(bytes: &[u8]) -> Result<Status, Failure> {
+    let mut output = io::stdout().lock();
+    output
+        .write_all(bytes)
+        .and_then(|()| output.flush())
+        .map(|()| exit::OK)
+        .map_err(|error| Failure::new(exit::SYSTEM, format!("cannot write the output: {error}")))
+}
+
+/// Text for a message or a check; what is no UTF-8 shows as a replacement character.
+fn printable(text: &OsStr) -> std::borrow::Cow<'_, str> {
+    text.to_string_lossy()
+}
+
+/// The one line that a user sees of a panic.
+fn say_defect(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let what = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("panic");
+    let place = panic.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
+    say(&format!(
+        "this is a defect in lockmgr, please report it: {what}{}",
+        place.unwrap_or_default()
+    ));
+}

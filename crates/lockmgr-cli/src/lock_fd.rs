@@ -1,0 +1,105 @@
+//! `lockmgr lock --fd N` and `lockmgr unlock --fd N`: locks that a shell script holds.
+//!
+//! The lock belongs to the open file description that the shell's descriptor refers to, and we have
+//! inherited. It outlives us because nothing here releases it: the hold is turned into a bare
+//! descriptor ([`OwnedFileLockGuard::into_fd`]), and closing that one is not the last close.
+
+use std::fs::{self, File};
+use std::io;
+
+use lockmgr::{Error, FileLock, Mechanism, OwnedFileLockGuard};
+
+use crate::cli::{AcquireArgs, LockArgs, UnlockArgs, Wait};
+use crate::duration::show;
+use crate::exit::{self, Failure, Status};
+use crate::run::{check_mechanism, free_a_signal};
+use crate::say::say;
+use crate::sys;
+use crate::sys::signals::Unignored;
+use crate::{finish, printable};
+
+pub(crate) fn lock(args: &LockArgs) -> Status {
+    finish(try_lock(args), args.acquire.quiet)
+}
+
+fn try_lock(args: &LockArgs) -> Result<Status, Failure> {
+    let how = &args.acquire;
+    let failed = |error: Error| on_descriptor(args.fd, &error, how.busy_exit_code);
+    check_mechanism(how)?;
+    if how.mechanism == Mechanism::Posix {
+        return Err(Failure::usage(
+            "a posix lock belongs to one process and would end with this one: use -m ofd, \
+             the same kind of lock, which belongs to the open file",
+        ));
+    }
+    let mut options = FileLock::options().mechanism(how.mechanism);
+    if let Some(range) = how.range {
+        options = options.range(range);
+    }
+    let handle = options.from_file(opened(args.fd)?).map_err(failed)?;
+    free_a_signal(how, &mut Unignored::default());
+    let guard = attempt(&handle, how).map_err(failed)?;
+    if how.verbose && !how.quiet {
+        say(&format!("waited {} for {}", show(guard.wait_time()), name_of(args.fd)));
+    }
+    // From here on the lock is the shell's.
+    guard.into_fd().map(|_ours| exit::OK).map_err(failed)
+}
+
+fn attempt(handle: &FileLock, how: &AcquireArgs) -> lockmgr::Result<OwnedFileLockGuard> {
+    let acquire = handle.acquire().mode(how.mode());
+    match how.wait() {
+        Wait::Not => acquire.try_now_owned(),
+        Wait::For(limit) => acquire.timeout(limit).wait_owned(),
+        Wait::Forever => acquire.wait_owned(),
+    }
+}
+
+pub(crate) fn unlock(args: &UnlockArgs) -> Status {
+    finish(try_unlock(args), args.quiet)
+}
+
+fn try_unlock(args: &UnlockArgs) -> Result<Status, Failure> {
+    let file = opened(args.fd)?;
+    let ours = file.try_clone().map_err(|error| on_system(args.fd, &error))?;
+    let released = match OwnedFileLockGuard::adopt(ours.into()) {
+        Ok(guard) => guard.unlock().map_err(io::Error::from),
+        Err(Error::NotHeld { .. }) => {
+            let line = format!("{}: there is no lock to release", name_of(args.fd));
+            return Err(Failure::new(exit::NOT_LOCKED, line));
+        }
+        // Several ranges, for which there is no one guard; or the kernel does not show the locks.
+        Err(_) => sys::fd::release_all(&file),
+    };
+    released.map(|()| exit::OK).map_err(|error| on_system(args.fd, &error))
+}
+
+/// A descriptor of our own for the file that the shell has open as number `fd`.
+fn opened(fd: i32) -> Result<File, Failure> {
+    sys::fd::duplicate(fd).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBADF) => Failure::usage(format!(
+            "descriptor {fd} is not open: open the lock file first, as in exec {}>file",
+            fd.max(9)
+        )),
+        _ => on_system(fd, &error),
+    })
+}
+
+fn on_descriptor(fd: i32, error: &Error, busy: Status) -> Failure {
+    let failure = Failure::of_lock(error, busy);
+    // The library knows no path, and says "lock" instead.
+    let what = failure.line.strip_prefix("lock: ").unwrap_or(&failure.line);
+    Failure::new(failure.status, format!("{}: {what}", name_of(fd)))
+}
+
+fn on_system(fd: i32, error: &io::Error) -> Failure {
+    Failure::new(exit::SYSTEM, format!("{}: {error}", name_of(fd)))
+}
+
+/// The descriptor, and the file behind it as far as the kernel tells.
+fn name_of(fd: i32) -> String {
+    match fs::read_link(format!("/proc/self/fd/{fd}")) {
+        Ok(path) => format!("descriptor {fd} ({})", printable(path.as_os_str())),
+        Err(_) => format!("descriptor {fd}"),
+    }
+}

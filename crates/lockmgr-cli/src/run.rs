@@ -1,0 +1,164 @@
+//! `lockmgr run`: acquire, run the command, release, report.
+//!
+//! 1. The lock is acquired with signals as they were inherited: one that kills, kills us, and the
+//!    command is never started.
+//! 2. The command runs with the lock's descriptor inherited, so that even SIGKILL of lockmgr does not
+//!    free the lock under it.
+//! 3. When the command has ended, the lock is released by name, not by closing: a process that the
+//!    command left in the background has the descriptor, too, and must not keep the lock.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use lockmgr::name::{self, Scope};
+use lockmgr::{Acquire, Error, FileLock, FileLockGuard, Mechanism};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Signal, WaitStatus};
+
+use crate::child::{self, Trouble};
+use crate::cli::{AcquireArgs, RunArgs, Wait};
+use crate::duration::show;
+use crate::exit::{self, Failure, Status};
+use crate::say::say;
+use crate::sys::signals::{self, Unignored};
+use crate::sys::spawn::{self, Argv};
+use crate::{command, finish, printable};
+
+pub(crate) fn run(args: RunArgs) -> Status {
+    let quiet = args.acquire.quiet;
+    finish(try_run(args), quiet)
+}
+
+fn try_run(args: RunArgs) -> Result<Status, Failure> {
+    let lock = the_lock(&args)?;
+    let RunArgs { acquire: how, command, shell_command, no_fork, hold_tree, .. } = args;
+    let program = command::argv(command, shell_command);
+    let mut ignored = Unignored::default();
+    free_a_signal(&how, &mut ignored);
+    let guard = attempt(lock.acquire(), &how)
+        .map_err(|error| Failure::of_lock(&error, how.busy_exit_code))?;
+    tell_wait(&how, &guard);
+    if no_fork {
+        Err(become_the_command(&guard, &program, &ignored))
+    } else {
+        supervise(guard, &how, &program, ignored, hold_tree)
+    }
+}
+
+/// The lock that the options describe; nothing is opened yet, so that the deadline covers it.
+fn the_lock(args: &RunArgs) -> Result<FileLock, Failure> {
+    let of_lock = |error: Error| Failure::of_lock(&error, args.acquire.busy_exit_code);
+    check_mechanism(&args.acquire)?;
+    if args.acquire.mechanism == Mechanism::Posix && !args.no_fork {
+        return Err(Failure::usage(
+            "a posix lock belongs to one process and the command could not inherit it: \
+             use -m ofd (the same kind of lock, inherited), or --no-fork",
+        ));
+    }
+    if args.lock.is_empty() {
+        return Err(Failure::usage("the lock's name is empty"));
+    }
+    let scope = if args.system { Scope::System } else { Scope::User };
+    let path = name::resolve(&args.lock, scope).map_err(of_lock)?;
+    let mut options = FileLock::options()
+        .mechanism(args.acquire.mechanism)
+        .create(!args.no_create)
+        .remove_on_release(args.remove);
+    if let Some(range) = args.acquire.range {
+        options = options.range(range);
+    }
+    if let Some(mode) = args.mode {
+        options = options.creation_mode(mode);
+    }
+    options.open_lazy(path).map_err(of_lock)
+}
+
+/// Refuses what no mechanism can do, and says which one can.
+pub(crate) fn check_mechanism(how: &AcquireArgs) -> Result<(), Failure> {
+    if how.range.is_some() && how.mechanism == Mechanism::Flock {
+        return Err(Failure::usage(
+            "flock locks whole files: for a --range use -m ofd, with everybody who uses this lock",
+        ));
+    }
+    Ok(())
+}
+
+/// A deadline interrupts the wait by a real-time signal that nobody uses. Some daemons start their
+/// children with every signal ignored; then this one is taken back.
+pub(crate) fn free_a_signal(how: &AcquireArgs, ignored: &mut Unignored) {
+    if matches!(how.wait(), Wait::For(_)) {
+        ignored.take(libc::SIGRTMAX());
+    }
+}
+
+/// One acquisition, as the options want it.
+fn attempt<'a>(acquire: Acquire<'a>, how: &AcquireArgs) -> lockmgr::Result<FileLockGuard<'a>> {
+    let acquire = acquire.mode(how.mode());
+    match how.wait() {
+        Wait::Not => acquire.try_now(),
+        Wait::For(limit) => acquire.timeout(limit).wait(),
+        Wait::Forever => acquire.wait(),
+    }
+}
+
+fn supervise(
+    guard: FileLockGuard<'_>,
+    how: &AcquireArgs,
+    argv: &Argv,
+    ignored: Unignored,
+    hold_tree: bool,
+) -> Result<Status, Failure> {
+    let since = how.verbose.then(Instant::now);
+    let path =
+        guard.path().map(|path| printable(path.as_os_str()).into_owned()).unwrap_or_default();
+    let ended = child::run(argv, guard.file().as_fd(), ignored, hold_tree);
+    // Whatever became of the command, it does not run any more; an error here changes nothing about
+    // what it did, so its status stays.
+    if let Err(error) = guard.unlock()
+        && !how.quiet
+    {
+        say(&error.to_string());
+    }
+    if let Some(since) = since.filter(|_| !how.quiet) {
+        say(&format!("held {path} for {}", show(since.elapsed())));
+    }
+    match ended {
+        Ok(ended) => {
+            if ended.interrupted {
+                // A shell loop around us ends at Ctrl-C only if we are seen to die of it.
+                signals::suffer(Signal::INT);
+            }
+            Ok(status_of(ended.status))
+        }
+        Err(Trouble::NotStarted(error)) => Err(command::not_started(argv, &error)),
+        Err(Trouble::Lost(error)) => {
+            Err(Failure::new(exit::SYSTEM, format!("cannot watch over the command: {error}")))
+        }
+    }
+}
+
+fn status_of(status: WaitStatus) -> Status {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Status::try_from(code).unwrap_or(Status::MAX),
+        (None, Some(signal)) => exit::of_signal(signal),
+        (None, None) => exit::SYSTEM,
+    }
+}
+
+/// `--no-fork`: returns only when the command cannot be started; the guard then releases the lock.
+fn become_the_command(guard: &FileLockGuard<'_>, argv: &Argv, ignored: &Unignored) -> Failure {
+    // The lock lives as long as the descriptor is open in some process, so it must survive `exec`.
+    let error = match fcntl_setfd(guard.file(), FdFlags::empty()) {
+        Ok(()) => spawn::exec(argv, ignored),
+        Err(error) => io::Error::from(error),
+    };
+    command::not_started(argv, &error)
+}
+
+fn tell_wait(how: &AcquireArgs, guard: &FileLockGuard<'_>) {
+    if how.verbose && !how.quiet {
+        let path = guard.path().map(|path| printable(path.as_os_str()).into_owned());
+        say(&format!("waited {} for {}", show(guard.wait_time()), path.unwrap_or_default()));
+    }
+}

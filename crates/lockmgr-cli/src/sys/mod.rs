@@ -1,0 +1,10 @@
+//! What the command asks of the kernel that neither `std` nor `rustix` can do safely, or as it must be
+//! done here: the only unsafe code of this crate.
+//!
+//! `entry` is not listed: it is the binary's.
+
+#![expect(unsafe_code, reason = "this is where it lives")]
+
+pub(crate) mod fd;
+pub(crate) mod signals;
+pub(crate) mod spawn;

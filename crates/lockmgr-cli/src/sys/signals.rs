@@ -1,0 +1,150 @@
+//! Signals taken one at a time, by asking for them: no handlers, so nothing is interrupted and nothing
+//! races.
+//!
+//! Blocked signals wait in the kernel's queue until [`next`] fetches them, also those that would be
+//! dropped by default (SIGCHLD, SIGWINCH) or by inheritance: the kernel never drops a signal that is
+//! blocked. So whether one was inherited as ignored need only be looked up when it comes.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use rustix::process::{Pid, Signal, getpid, kill_process};
+
+/// A set of signals.
+#[derive(Clone, Copy)]
+pub(crate) struct SignalSet(libc::sigset_t);
+
+impl SignalSet {
+    pub(crate) fn of(signals: &[Signal]) -> Self {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: it only writes to the set it is given.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: sigemptyset has initialised it.
+        let mut set = SignalSet(unsafe { set.assume_init() });
+        for signal in signals {
+            // SAFETY: the set is initialised, and a `Signal` is a valid number.
+            unsafe { libc::sigaddset(&raw mut set.0, signal.as_raw()) };
+        }
+        set
+    }
+
+    fn contains(&self, signal: Signal) -> bool {
+        // SAFETY: the set is initialised, and a `Signal` is a valid number.
+        unsafe { libc::sigismember(&raw const self.0, signal.as_raw()) == 1 }
+    }
+
+    /// Blocks the signals; returns those of `signals`, of which this set is made, that were not
+    /// blocked before.
+    pub(crate) fn block(&self, signals: &[Signal]) -> SignalSet {
+        let before = self.change_mask(libc::SIG_BLOCK);
+        let fresh: Vec<Signal> =
+            signals.iter().copied().filter(|&signal| !before.contains(signal)).collect();
+        SignalSet::of(&fresh)
+    }
+
+    pub(crate) fn unblock(&self) {
+        self.change_mask(libc::SIG_UNBLOCK);
+    }
+
+    /// Returns the mask from before.
+    fn change_mask(&self, how: i32) -> SignalSet {
+        let mut before = SignalSet::of(&[]);
+        // SAFETY: both sets are initialised; `how` is one of the two above. It cannot fail then.
+        unsafe { libc::pthread_sigmask(how, &raw const self.0, &raw mut before.0) };
+        before
+    }
+}
+
+/// A signal that was taken from the queue.
+pub(crate) struct Received {
+    pub(crate) signal: Signal,
+    pub(crate) sender: Sender,
+}
+
+/// Where a signal came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// The terminal, or another part of the kernel.
+    Kernel,
+    /// A process; `None` when it is in a pid namespace that we do not see, or is not told.
+    Process(Option<Pid>),
+}
+
+/// Sleeps until one of the signals comes, and takes it from the queue.
+///
+/// # References
+/// `sigwaitinfo(2)`
+pub(crate) fn next(of: &SignalSet) -> io::Result<Received> {
+    loop {
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: the set is initialised, and `info` has room for what is written.
+        let number = unsafe { libc::sigwaitinfo(&raw const of.0, info.as_mut_ptr()) };
+        if number < 0 {
+            let error = io::Error::last_os_error();
+            // A stop and a continuation end the call, too.
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        // SAFETY: it was zeroed, which is a valid value, and then written by the kernel.
+        let info = unsafe { info.assume_init() };
+        let Some(signal) = Signal::from_named_raw(number) else {
+            continue;
+        };
+        let sender = match info.si_code {
+            libc::SI_KERNEL => Sender::Kernel,
+            libc::SI_USER | libc::SI_TKILL | libc::SI_QUEUE => {
+                // SAFETY: these three codes come with the sender's pid.
+                Sender::Process(Pid::from_raw(unsafe { info.si_pid() }))
+            }
+            _ => Sender::Process(None),
+        };
+        return Ok(Received { signal, sender });
+    }
+}
+
+/// Returns whether the signal is ignored in this process.
+pub(crate) fn is_ignored(number: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null pointer changes nothing; `action` has room for what is written.
+    let asked = unsafe { libc::sigaction(number, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: it was zeroed, which is a valid value, and then perhaps written by the kernel.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Signals that were inherited as ignored and that lockmgr needs for itself; the command gets them
+/// back.
+#[derive(Default)]
+pub(crate) struct Unignored(Vec<i32>);
+
+impl Unignored {
+    /// Gives an ignored signal its default action.
+    pub(crate) fn take(&mut self, number: i32) {
+        if is_ignored(number) {
+            self.0.push(number);
+            // SAFETY: it installs no handler.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+    }
+
+    /// Ignores them again. Allocates nothing and takes no lock: the child calls it.
+    pub(crate) fn give_back(&self) {
+        for &number in &self.0 {
+            // SAFETY: it installs no handler.
+            unsafe { libc::signal(number, libc::SIG_IGN) };
+        }
+    }
+}
+
+/// Sends ourselves a blocked signal and lets it act before returning, if it lets us return: it stops or
+/// ends this process, or the kernel knows better (no stop in an orphaned process group).
+pub(crate) fn suffer(signal: Signal) {
+    // It cannot fail for our own pid.
+    if kill_process(getpid(), signal).is_ok() {
+        let alone = SignalSet::of(&[signal]);
+        alone.unblock();
+        alone.change_mask(libc::SIG_BLOCK);
+    }
+}

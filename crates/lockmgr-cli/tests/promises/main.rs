@@ -1,0 +1,17 @@
+//! What the command promises, on real processes, files, signals and terminals; one file a promise.
+//!
+//! No test sleeps to make sure: each waits for the event it needs, with a generous bound.
+
+mod bad_input;
+mod daemon_left_behind;
+mod exit_codes;
+mod fd_forms;
+mod hold_tree;
+mod inherited_signal_state;
+mod lock_lasts_as_long_as_command;
+mod names;
+mod output;
+mod sigkill_of_lockmgr;
+mod signals;
+mod support;
+mod terminal;

@@ -1,0 +1,129 @@
+//! Standard output is the command's; what lockmgr says goes to standard error, whole and harmless.
+
+use std::fs::{self, OpenOptions};
+use std::process::Stdio;
+
+use crate::support::{LOCKMGR, Running, Scratch, finished, has, hold, skip};
+
+#[test]
+fn standard_output_is_the_commands() {
+    let scratch = Scratch::new();
+    let ran = scratch.run(&["run", "-v", "./l", "echo", "mine"]);
+    assert_eq!(ran.exits(0).out, "mine\n");
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert!(lines[0].starts_with("lockmgr: waited ") && lines[0].ends_with("/l"), "{lines:?}");
+    assert!(lines[1].starts_with("lockmgr: held ") && lines[1].contains("/l for "), "{lines:?}");
+    assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let scratch = Scratch::new();
+    for words in [
+        &["--help"][..],
+        &["-h"],
+        &["--version"],
+        &["help", "run"],
+        &["run", "--help"],
+        &["lock", "--help"],
+        &["unlock", "-h"],
+        &["completions", "bash"],
+        &["completions", "zsh"],
+        &["completions", "fish"],
+    ] {
+        let shown = scratch.run(words);
+        shown.exits(0);
+        assert!(shown.out.contains("lockmgr"), "{words:?}: {shown:?}");
+        assert_eq!(shown.err, "", "{words:?}");
+    }
+    assert_eq!(
+        scratch.run(&["run", "./l", "sh", "-c", "echo $1", "-", "--help"]).exits(0).out,
+        "--help\n"
+    );
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_defect() {
+    let scratch = Scratch::new();
+    for words in ["--help", "run --help", "completions bash", "--version", "path x"] {
+        // Once with a pipe that nobody reads, SIGPIPE as usual and ignored; once with no descriptor.
+        for script in [
+            format!("\"$LOCKMGR\" {words} | exec true"),
+            format!("trap '' PIPE; \"$LOCKMGR\" {words} | exec true"),
+            format!("\"$LOCKMGR\" {words} >&-; test $? -ne 101 -a $? -ne 70"),
+        ] {
+            let shown = scratch.sh(&script);
+            shown.exits(0);
+            assert!(!shown.err.contains("defect") && !shown.err.contains("panic"), "{shown:?}");
+        }
+    }
+    let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let mut lost = scratch.lockmgr(&["path", "x"]);
+    finished(lost.stdout(full)).exits(74).says(&["output"]);
+}
+
+#[test]
+fn a_message_that_nobody_reads_costs_no_status() {
+    let scratch = Scratch::new();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let command = "echo running; exec 2>&-; read _; exit 9";
+    let mut running = Running::start(
+        scratch
+            .lockmgr(&["run", "-v", "./l", "sh", "-c", command])
+            .stdin(Stdio::piped())
+            .stderr(writer),
+    );
+    running.says("running");
+    drop(reader);
+    running.tell("go on");
+    running.finish().exits(9);
+}
+
+#[test]
+fn what_comes_from_outside_is_shown_and_not_obeyed() {
+    let scratch = Scratch::new();
+    let name = "./a\x1b[31m\nlockmgr: all is well\u{202e}";
+    let _held = hold(&scratch.path(name));
+    let refused = scratch.run(&["run", "-n", name, "true"]);
+    refused.exits(75).says(&["\\u{1b}[31m\\n"]);
+    assert!(!refused.err.contains('\u{202e}'), "{refused:?}");
+    scratch.run(&["run", "./l", "./no\x07thing"]).exits(127).says(&["no\\u{7}thing"]);
+}
+
+#[test]
+fn closed_standard_descriptors_do_not_become_the_lock_file() {
+    let scratch = Scratch::new();
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"] {
+        for fork in ["", "--no-fork"] {
+            let script = format!(
+                "\"$LOCKMGR\" run -v {fork} ./l sh -c 'for fd in 0 1 2; do \
+                 if test -e /proc/self/fd/$fd; then readlink /proc/self/fd/$fd; fi; done >seen 2>/dev/null' {closed}"
+            );
+            scratch.sh(&script).exits(0);
+            let seen = fs::read_to_string(scratch.path("seen")).expect("the command ran");
+            assert!(!seen.contains("/l\n"), "{closed} {fork}: {seen}");
+            assert_eq!(fs::read(scratch.path("l")).expect("the lock file"), b"", "{closed} {fork}");
+        }
+    }
+}
+
+#[test]
+fn completions_are_scripts() {
+    let scratch = Scratch::new();
+    for shell in ["bash", "zsh", "fish"] {
+        if !has(shell) {
+            skip(&format!("{shell} is not installed"));
+            continue;
+        }
+        let script = scratch.run(&["completions", shell]).out;
+        fs::write(scratch.path("script"), script).expect("a scratch file");
+        finished(&mut scratch.command(&[shell, "-n", "script"])).exits(0).is_silent();
+    }
+}
+
+#[test]
+fn the_terminal_is_not_needed() {
+    let scratch = Scratch::new();
+    let mut command = scratch.command(&["setsid", LOCKMGR, "run", "./l", "echo", "ran"]);
+    assert_eq!(finished(command.stdin(Stdio::null())).exits(0).out, "ran\n");
+}

@@ -1,0 +1,184 @@
+//! What is sent to lockmgr reaches the command, and lockmgr waits for the command's real end.
+
+use std::fs;
+
+use rustix::process::{Signal, kill_process};
+
+use crate::support::{
+    Running, Scratch, hold, is_gone, is_locked, is_waited_for, state, wait_until,
+};
+
+/// Counts the signals of one name it gets, and says each count; TERM ends it with status 7.
+const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo $n' \"$1\"; trap 'kill -9 $!; exit 7' TERM; \
+                       sleep 60 & echo ready; while :; do wait; done";
+
+#[test]
+fn each_signal_reaches_the_command_once() {
+    let scratch = Scratch::new();
+    for (name, signal) in [
+        ("INT", Signal::INT),
+        ("HUP", Signal::HUP),
+        ("QUIT", Signal::QUIT),
+        ("USR1", Signal::USR1),
+        ("USR2", Signal::USR2),
+        ("WINCH", Signal::WINCH),
+        ("CONT", Signal::CONT),
+        ("TSTP", Signal::TSTP),
+    ] {
+        let mut running =
+            Running::start(&mut scratch.lockmgr(&["run", "./l", "sh", "-c", COUNTER, "-", name]));
+        running.says("ready");
+        for count in 1..=5 {
+            running.send(signal);
+            running.says(&count.to_string());
+        }
+        running.send(Signal::TERM);
+        let ended = running.finish();
+        ended.exits(7);
+        assert_eq!(ended.out, "", "{name} came more often than it was sent");
+        assert!(!is_locked(&scratch.path("l")));
+    }
+}
+
+#[test]
+fn signals_before_the_command_is_ready_are_not_lost() {
+    let scratch = Scratch::new();
+    // As early as it can be: the command's first line shows that it runs, not that it is prepared.
+    for _ in 0..20 {
+        let mut running = Running::start(&mut scratch.lockmgr(&[
+            "run",
+            "./l",
+            "sh",
+            "-c",
+            "echo up; exec sleep 60",
+        ]));
+        running.says("up");
+        running.send(Signal::TERM);
+        running.finish().exits(143);
+    }
+}
+
+#[test]
+fn the_real_end_is_waited_for() {
+    let scratch = Scratch::new();
+    let command = "trap 'echo cleaning; read _; echo clean; exit 3' TERM; echo ready; while :; do read _; done";
+    let mut running = Running::start(
+        scratch.lockmgr(&["run", "./l", "sh", "-c", command]).stdin(std::process::Stdio::piped()),
+    );
+    running.says("ready");
+    running.send(Signal::TERM);
+    running.says("cleaning");
+    assert!(is_locked(&scratch.path("l")), "the lock was given up before the command's end");
+    running.tell("go on");
+    running.says("clean");
+    running.finish().exits(3);
+    assert!(!is_locked(&scratch.path("l")));
+}
+
+#[test]
+fn a_signal_while_waiting_kills_and_the_command_is_not_started() {
+    let scratch = Scratch::new();
+    let path = scratch.path("l");
+    for wait in [&["run"][..], &["run", "-w", "60"]] {
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1] {
+            let held = hold(&path);
+            let words = [wait, &["./l", "touch", "ran"]].concat();
+            let running = Running::start(&mut scratch.lockmgr(&words));
+            wait_until("it waits for the lock", || is_waited_for(&path));
+            running.send(signal);
+            let ended = running.finish();
+            assert_eq!(ended.signal, Some(signal.as_raw()), "{ended:?}");
+            drop(held);
+            assert!(!is_locked(&path));
+            assert!(!scratch.path("ran").exists(), "the command was started");
+        }
+    }
+}
+
+#[test]
+fn a_stop_while_waiting_is_only_a_stop() {
+    let scratch = Scratch::new();
+    let path = scratch.path("l");
+    let held = hold(&path);
+    let running = Running::start(&mut scratch.lockmgr(&["run", "-w", "60", "./l", "echo", "ran"]));
+    wait_until("it waits for the lock", || is_waited_for(&path));
+    running.send(Signal::STOP);
+    wait_until("it is stopped", || state(running.pid()) == Some('T'));
+    running.send(Signal::CONT);
+    wait_until("it waits again", || is_waited_for(&path));
+    drop(held);
+    assert_eq!(running.finish().exits(0).out, "ran\n");
+}
+
+#[test]
+fn lockmgr_stopped_and_continued_while_the_command_ends() {
+    let scratch = Scratch::new();
+    let mut running = Running::start(
+        scratch
+            .lockmgr(&["run", "./l", "sh", "-c", "echo $$; read _; exit 5"])
+            .stdin(std::process::Stdio::piped()),
+    );
+    let command = running.says_pid();
+    running.send(Signal::STOP);
+    wait_until("lockmgr is stopped", || state(running.pid()) == Some('T'));
+    running.tell("go on");
+    wait_until("the command has ended", || is_gone(command));
+    assert!(is_locked(&scratch.path("l")));
+    running.send(Signal::CONT);
+    running.finish().exits(5);
+    assert!(!is_locked(&scratch.path("l")));
+}
+
+#[test]
+fn a_command_stopped_alone_does_not_stop_lockmgr() {
+    let scratch = Scratch::new();
+    let mut running =
+        Running::start(&mut scratch.lockmgr(&["run", "./l", "sh", "-c", COUNTER, "-", "USR1"]));
+    running.says("ready");
+    let command = only_child(&running);
+    kill_process(command, Signal::STOP).unwrap();
+    wait_until("the command is stopped", || state(command) == Some('T'));
+    // It would come first, and does nothing while the command is stopped.
+    running.send(Signal::USR1);
+    assert_ne!(state(running.pid()), Some('T'));
+    // lockmgr passes it on, and it wakes the command.
+    running.send(Signal::CONT);
+    running.says("1");
+    running.send(Signal::TERM);
+    running.finish().exits(7);
+}
+
+#[test]
+fn what_the_command_sends_to_lockmgr_does_not_come_back() {
+    let scratch = Scratch::new();
+    let command = "trap 'echo came back' USR1; kill -USR1 $PPID; kill -USR2 $PPID; \
+                   trap 'exit 4' TERM; echo sent; while :; do sleep 0.01; done";
+    let mut running = Running::start(&mut scratch.lockmgr(&["run", "./l", "sh", "-c", command]));
+    running.says("sent");
+    running.send(Signal::TERM);
+    let ended = running.finish();
+    assert_eq!(ended.exits(4).out, "");
+}
+
+#[test]
+fn signals_of_the_group_do_not_end_lockmgr_before_the_command() {
+    let scratch = Scratch::new();
+    // The command sends TERM to its whole group, lockmgr included, and takes its time to end.
+    let command = "trap 'echo caught' TERM; kill -TERM 0; echo on; exit 6";
+    let ran = crate::support::finished(scratch.command(&["setsid", "--wait"]).args([
+        crate::support::LOCKMGR,
+        "run",
+        "./l",
+        "sh",
+        "-c",
+        command,
+    ]));
+    assert_eq!(ran.exits(6).out, "caught\non\n");
+}
+
+fn only_child(running: &Running) -> rustix::process::Pid {
+    let pid = running.pid().as_raw_nonzero();
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .expect("the kernel lists children");
+    crate::support::pid(list.trim().parse().expect("one child"))
+}

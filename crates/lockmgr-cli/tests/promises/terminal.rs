@@ -1,0 +1,274 @@
+//! At a terminal the command is a job like any other: Ctrl-C, Ctrl-Z, fg, a new size, a hangup.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::support::{BOUND, Scratch, is_locked, state, wait_until};
+
+/// A terminal, and the program that leads its session.
+struct Terminal {
+    user: File,
+    seen: String,
+    leader: Child,
+}
+
+impl Terminal {
+    fn start(command: &mut Command) -> Self {
+        let user: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .expect("a terminal");
+        grantpt(&user).expect("it is ours");
+        unlockpt(&user).expect("it is ours");
+        let name =
+            ptsname(&user, Vec::new()).expect("it has a name").into_string().expect("in ASCII");
+        let ours = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags_noctty()
+            .open(name)
+            .expect("the terminal's other side");
+        let copy = || Stdio::from(ours.try_clone().expect("a descriptor"));
+        let leader =
+            command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("it starts");
+        Terminal { user: user.into(), seen: String::new(), leader }
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.user.write_all(keys.as_bytes()).expect("the terminal takes input");
+    }
+
+    /// Reads on until the text is seen, and forgets everything up to its end.
+    #[track_caller]
+    fn shows(&mut self, text: &str) {
+        let at = self.reads_until(|seen| seen.find(text));
+        self.seen.drain(..at + text.len());
+    }
+
+    /// Reads a number that ends in a point, and forgets everything up to it.
+    #[track_caller]
+    fn reads_pid(&mut self) -> Pid {
+        let at = self.reads_until(|seen| seen.find('.'));
+        let line: String = self.seen.drain(..=at).collect();
+        // A prompt or a job's number may stand before it.
+        let number =
+            line[..at].rsplit(|c: char| !c.is_ascii_digit()).next().expect("the last part");
+        crate::support::pid(number.parse().expect("a pid"))
+    }
+
+    #[track_caller]
+    fn reads_until(&mut self, found: impl Fn(&str) -> Option<usize>) -> usize {
+        loop {
+            if let Some(at) = found(&self.seen) {
+                return at;
+            }
+            let mut ready = [PollFd::from_borrowed_fd(self.user.as_fd(), PollFlags::IN)];
+            let limit = Timespec { tv_sec: BOUND.as_secs().cast_signed(), tv_nsec: 0 };
+            let count = poll(&mut ready, Some(&limit)).expect("poll");
+            assert!(count > 0, "it did not come; seen: {:?}", self.seen);
+            let mut buffer = [0; 4096];
+            let read = self.user.read(&mut buffer).unwrap_or(0);
+            assert!(read > 0, "the end came before it; seen: {:?}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    }
+
+    fn end(mut self) -> (Option<i32>, Option<i32>) {
+        let mut status = None;
+        wait_until("the session's leader ends", || {
+            status = self.leader.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        let status = status.expect("it has just been seen");
+        (status.code(), status.signal())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        drop(self.leader.kill());
+        drop(self.leader.wait());
+    }
+}
+
+trait NoControllingTerminal {
+    fn custom_flags_noctty(&mut self) -> &mut Self;
+}
+
+impl NoControllingTerminal for OpenOptions {
+    fn custom_flags_noctty(&mut self) -> &mut Self {
+        use std::os::unix::fs::OpenOptionsExt;
+        self.custom_flags(OFlags::NOCTTY.bits().cast_signed())
+    }
+}
+
+/// lockmgr itself leads the session and has the terminal in front of it.
+fn alone(scratch: &Scratch, words: &[&str]) -> Terminal {
+    let mut command = scratch.command(&["setsid", "--ctty"]);
+    Terminal::start(command.arg(crate::support::LOCKMGR).args(words))
+}
+
+/// An interactive shell with job control.
+fn shell(scratch: &Scratch) -> Terminal {
+    let mut command = scratch.command(&["setsid", "--ctty", "/bin/sh", "-i"]);
+    let mut terminal = Terminal::start(command.env("PS1", "> ").env_remove("ENV"));
+    // From then on only what programs say is seen, and not what is typed.
+    terminal.types("set -m; stty -echo; echo re''ady\n");
+    terminal.shows("ready");
+    terminal
+}
+
+const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo \"<$n>\"' \"$1\"; trap 'kill -9 $!; echo \"total $n.\"; exit 7' TERM; \
+                       sleep 60 & echo ready; while :; do wait; done";
+
+#[test]
+fn ctrl_c_comes_once() {
+    let scratch = Scratch::new();
+    let mut terminal = alone(&scratch, &["run", "./l", "sh", "-c", COUNTER, "-", "INT"]);
+    terminal.shows("ready");
+    for count in 1..=20 {
+        terminal.types("\x03");
+        terminal.shows(&format!("<{count}>"));
+    }
+    // lockmgr passes signals on in their order, so a second Ctrl-C would have come by now.
+    kill_process(crate::support::pid(terminal.leader.id()), Signal::TERM).unwrap();
+    terminal.shows("total 20.");
+    assert_eq!(terminal.end(), (Some(7), None));
+}
+
+#[test]
+fn a_new_size_comes_once() {
+    let scratch = Scratch::new();
+    let mut terminal = alone(&scratch, &["run", "./l", "sh", "-c", COUNTER, "-", "WINCH"]);
+    terminal.shows("ready");
+    for count in 1..=10 {
+        let size = Winsize { ws_row: 24, ws_col: 80 + count, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&terminal.user, size).unwrap();
+        terminal.shows(&format!("<{count}>"));
+    }
+    kill_process(crate::support::pid(terminal.leader.id()), Signal::TERM).unwrap();
+    terminal.shows("total 10.");
+    assert_eq!(terminal.end(), (Some(7), None));
+}
+
+#[test]
+fn lockmgr_dies_of_ctrl_c_if_its_command_does() {
+    let scratch = Scratch::new();
+    let mut terminal = alone(&scratch, &["run", "./l", "sh", "-c", "echo ready; exec sleep 60"]);
+    terminal.shows("ready");
+    terminal.types("\x03");
+    assert_eq!(terminal.end(), (None, Some(Signal::INT.as_raw())));
+    assert!(!is_locked(&scratch.path("l")));
+}
+
+#[test]
+fn lockmgr_outlives_ctrl_c_if_its_command_does() {
+    let scratch = Scratch::new();
+    let command = "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.01; done";
+    let mut terminal = alone(&scratch, &["run", "./l", "sh", "-c", command]);
+    terminal.shows("ready");
+    terminal.types("\x03");
+    terminal.shows("caught");
+    assert_eq!(terminal.end(), (Some(3), None));
+}
+
+#[test]
+fn ctrl_c_reaches_a_command_that_has_left_the_process_group() {
+    let scratch = Scratch::new();
+    let mut terminal = alone(&scratch, &["run", "./l", "setsid", "sh", "-c", COUNTER, "-", "INT"]);
+    terminal.shows("ready");
+    terminal.types("\x03");
+    terminal.shows("<1>");
+    kill_process(crate::support::pid(terminal.leader.id()), Signal::TERM).unwrap();
+    terminal.shows("total 1.");
+    assert_eq!(terminal.end(), (Some(7), None));
+}
+
+#[test]
+fn a_hangup_reaches_the_command() {
+    let scratch = Scratch::new();
+    let command = "trap 'echo hangup >seen; exit 9' HUP; echo ready; while :; do sleep 0.01; done";
+    let mut terminal = alone(&scratch, &["run", "./l", "sh", "-c", command]);
+    terminal.shows("ready");
+    // Closing the user's side is what the end of a terminal window or of ssh is.
+    let elsewhere = File::open("/dev/null").unwrap();
+    drop(std::mem::replace(&mut terminal.user, elsewhere));
+    assert_eq!(terminal.end(), (Some(9), None));
+    assert_eq!(std::fs::read_to_string(scratch.path("seen")).unwrap(), "hangup\n");
+}
+
+#[test]
+fn a_shell_loop_ends_at_ctrl_c() {
+    let scratch = Scratch::new();
+    let mut terminal = shell(&scratch);
+    terminal.types(
+        "for i in 1 2 3; do \"$LOCKMGR\" run ./l sh -c 'echo running; exec sleep 60'; done\n",
+    );
+    terminal.shows("running");
+    terminal.types("\x03");
+    // The shell is back at once: the loop has not gone on to its second round.
+    terminal.types("echo done\n");
+    terminal.shows("done");
+    assert!(!terminal.seen.contains("running"));
+    terminal.types("exit\n");
+}
+
+#[test]
+fn ctrl_z_and_fg() {
+    let scratch = Scratch::new();
+    let path = scratch.path("l");
+    let mut terminal = shell(&scratch);
+    let command = "echo $PPID.; echo $$.; read word; echo got $word; exit 5";
+    terminal.types(&format!("\"$LOCKMGR\" run ./l sh -c '{command}'; echo status $?.\n"));
+    let both = [terminal.reads_pid(), terminal.reads_pid()];
+    for _ in 0..3 {
+        terminal.types("\x1a");
+        wait_until("both are stopped", || both.iter().all(|&pid| state(pid) == Some('T')));
+        // The shell has its terminal back, and the lock is held all the time.
+        terminal.types("echo meantime\n");
+        terminal.shows("meantime");
+        assert!(is_locked(&path));
+        terminal.types("fg\n");
+        wait_until("both go on", || both.iter().all(|&pid| state(pid) != Some('T')));
+    }
+    terminal.types("word\n");
+    terminal.shows("got word");
+    wait_until("the lock is free", || !is_locked(&path));
+    terminal.types("exit\n");
+}
+
+#[test]
+fn a_command_that_does_not_want_to_be_stopped_is_not() {
+    let scratch = Scratch::new();
+    let mut terminal = shell(&scratch);
+    let command = "trap \"echo no\" TSTP; echo ready; until test \"$word\" = end; do read word && echo got $word; done";
+    terminal.types(&format!("\"$LOCKMGR\" run ./l sh -c '{command}'\n"));
+    terminal.shows("ready");
+    terminal.types("\x1a");
+    terminal.shows("no");
+    terminal.types("word\nend\n");
+    terminal.shows("got word");
+    terminal.shows("got end");
+    terminal.types("exit\n");
+}
+
+#[test]
+fn a_background_command_that_reads_is_stopped_and_goes_on_in_front() {
+    let scratch = Scratch::new();
+    let mut terminal = shell(&scratch);
+    terminal.types("\"$LOCKMGR\" run ./l sh -c 'echo $PPID.; read word; echo got $word' &\n");
+    let lockmgr = terminal.reads_pid();
+    wait_until("it is stopped", || state(lockmgr) == Some('T'));
+    terminal.types("fg\n");
+    wait_until("it goes on", || state(lockmgr) != Some('T'));
+    terminal.types("word\n");
+    terminal.shows("got word");
+    terminal.types("exit\n");
+}
