@@ -28,7 +28,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::error::{Error, OPEN, Result};
+use crate::error::{CREATE, Error, OPEN, Result};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::posix;
@@ -108,10 +108,17 @@ impl Place {
         Arc::from(self.path())
     }
 
-    fn anchor(&self) -> Option<Anchor> {
-        let name = CString::new(&self.c_path.as_bytes()[self.name?..]).ok()?;
-        let parent = CString::new(self.path().parent()?.as_os_str().as_bytes()).ok()?;
-        Some(Anchor { directory: file::open_directory(&parent).ok()?, name })
+    /// What the path names now.
+    pub(crate) fn identity(&self, follow: bool) -> Option<Identity> {
+        file::status_at_path(&self.c_path, follow).ok().map(|status| status.identity)
+    }
+
+    fn anchor(&self) -> Result<Anchor, Errno> {
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
+        let name = text(&self.c_path.as_bytes()[self.name.ok_or(Errno::ISDIR)?..])?;
+        let parent = self.path().parent().ok_or(Errno::ISDIR)?;
+        let directory = file::open_directory(&*text(parent.as_os_str().as_bytes())?)?;
+        Ok(Anchor { directory, name })
     }
 }
 
@@ -155,7 +162,7 @@ impl Description {
             match open_existing(place, settings, writable) {
                 Ok(opened) => return Self::checked(place, settings, opened),
                 Err((Errno::NOENT, _)) if settings.create => {}
-                Err((errno, access)) => return Err(explain(place, settings, errno, access)),
+                Err((errno, access)) => return Err(explain(place, settings, OPEN, errno, access)),
             }
             let permissions = settings.creation_mode.unwrap_or(0o666);
             let create = if found_nothing_to_create {
@@ -177,16 +184,11 @@ impl Description {
                 Err(Errno::NOENT) if make_parents => {
                     make_parents = false;
                     if let Some(parent) = place.path().parent() {
-                        std::fs::create_dir_all(parent).map_err(|source| {
-                            OpenFailure::Failed(Error::Io {
-                                path: Some(Arc::from(parent)),
-                                operation: OPEN,
-                                source,
-                            })
-                        })?;
+                        std::fs::create_dir_all(parent)
+                            .map_err(|source| OpenFailure::Failed(no_parents(place, source)))?;
                     }
                 }
-                Err(errno) => return Err(explain(place, settings, errno, access)),
+                Err(errno) => return Err(explain(place, settings, CREATE, errno, access)),
             }
         }
         Err(OpenFailure::Failed(Error::Replaced {
@@ -318,7 +320,8 @@ impl Description {
         let now = file::coarse_now();
         let last = self.checked.load(Ordering::Relaxed);
         let quick = !thorough && last != 0 && now.saturating_sub(last) < FRESH;
-        let anchor = if quick { self.anchor.get_or_init(|| place.anchor()).as_ref() } else { None };
+        let anchor =
+            if quick { self.anchor.get_or_init(|| place.anchor().ok()).as_ref() } else { None };
         let found = if let Some(anchor) = anchor {
             file::status_at(&anchor.directory, &anchor.name, self.follow)
         } else {
@@ -342,13 +345,16 @@ impl Description {
             return Err(NotRemoved::Kept("it is not a regular file"));
         }
         if status.size > 0 {
-            let mut start = [0; record::PREFIX_LEN];
+            let mut start = [0; record::START_LEN];
             let ours = file::read_start(self.file(), &mut start).is_ok_and(record::is_ours);
             if !ours {
                 return Err(NotRemoved::Kept("it holds data that lockmgr did not write"));
             }
         }
-        let anchor = place.anchor().ok_or(NotRemoved::Replaced)?;
+        let anchor = place.anchor().map_err(|errno| match errno {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => NotRemoved::Replaced,
+            errno => NotRemoved::Os(errno),
+        })?;
         match file::status_at(&anchor.directory, &anchor.name, false) {
             Ok(status) if status.identity == self.identity => {}
             _ => return Err(NotRemoved::Replaced),
@@ -413,9 +419,14 @@ fn open_existing(
 }
 
 /// What the kernel's refusal to open means.
-fn explain(place: &Place, settings: &Settings, errno: Errno, access: Access) -> OpenFailure {
+fn explain(
+    place: &Place,
+    settings: &Settings,
+    operation: &'static str,
+    errno: Errno,
+    access: Access,
+) -> OpenFailure {
     let path = Some(place.shared_path());
-    let operation = OPEN;
     let not_lockable = |path, reason| Error::NotLockable { path, operation, reason };
     OpenFailure::Failed(match errno {
         Errno::AGAIN => return OpenFailure::Lease(access),
@@ -435,12 +446,27 @@ fn explain(place: &Place, settings: &Settings, errno: Errno, access: Access) -> 
             operation,
             reason: match file::status_at_path(&place.c_path, settings.follow_symlinks) {
                 Ok(_) => "its permissions do not allow it",
-                Err(_) => "its directory cannot be searched, or allows no new file",
+                Err(_) if operation == CREATE => "its directory allows no new file",
+                Err(_) => "its directory cannot be searched",
             },
             source: errno.into(),
         },
         errno => Error::io(path, operation, errno),
     })
+}
+
+/// Why the directories above could not be made.
+fn no_parents(place: &Place, source: std::io::Error) -> Error {
+    let (path, operation) = (Some(place.shared_path()), CREATE);
+    match Errno::from_io_error(&source) {
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Error::Permission {
+            path,
+            operation,
+            reason: "a directory above it cannot be made",
+            source,
+        },
+        _ => Error::Io { path, operation, source },
+    }
 }
 
 fn not_lockable(kind: FileType) -> Option<&'static str> {

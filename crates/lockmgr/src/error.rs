@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::inspect::{Contention, Holder};
 use crate::mode::{Mechanism, Mode};
+use crate::printable::Printable;
 
 /// The result of the library's fallible calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -171,8 +173,11 @@ pub enum Error {
     },
 }
 
-/// The verb of every failure to open or create the lock file.
+/// The verb of every failure to open the lock file.
 pub(crate) const OPEN: &str = "open";
+
+/// The verb of every failure to create it, when it was not there to be opened.
+pub(crate) const CREATE: &str = "create";
 
 impl Error {
     /// The lock file, where there is a path to it.
@@ -260,7 +265,9 @@ impl Error {
     pub fn is_open_failure(&self) -> bool {
         match self {
             Error::NotLockable { .. } => true,
-            Error::Permission { operation, .. } | Error::Io { operation, .. } => *operation == OPEN,
+            Error::Permission { operation, .. } | Error::Io { operation, .. } => {
+                matches!(*operation, OPEN | CREATE)
+            }
             _ => false,
         }
     }
@@ -328,23 +335,14 @@ impl Error {
     }
 }
 
-/// A path as it may be printed: control characters and invalid UTF-8 escaped.
+/// A path as it may be printed.
 struct Shown<'a>(Option<&'a Path>);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(path) => {
-                let text = path.to_string_lossy();
-                for character in text.chars() {
-                    if character.is_control() {
-                        write!(f, "{}", character.escape_default())?;
-                    } else {
-                        write!(f, "{character}")?;
-                    }
-                }
-                Ok(())
-            }
+            Some(path) if path.as_os_str().is_empty() => f.write_str("''"),
+            Some(path) => Printable(path.as_os_str().as_bytes()).fmt(f),
             None => f.write_str("lock"),
         }
     }
@@ -412,11 +410,18 @@ impl fmt::Display for Error {
             }
             Error::Io { operation, source, .. } => {
                 write!(f, "{shown}: cannot {operation}: {source}")?;
-                match Errno::from_io_error(source) {
-                    Some(Errno::NOENT) if *operation == OPEN => {
-                        f.write_str("; the file or its directory does not exist")
+                match (Errno::from_io_error(source), *operation) {
+                    (Some(Errno::NOENT), OPEN) => f.write_str("; it was not to be created"),
+                    (Some(Errno::NOENT), CREATE) => {
+                        f.write_str("; its directory does not exist, or takes no new files")
                     }
-                    Some(Errno::NOLCK) => f.write_str(
+                    (Some(Errno::NOTDIR), OPEN | CREATE) => {
+                        f.write_str("; a part of the path is no directory")
+                    }
+                    (Some(Errno::ISDIR), CREATE) => {
+                        f.write_str("; a name that ends in a slash is that of a directory")
+                    }
+                    (Some(Errno::NOLCK), _) => f.write_str(
                         "; the kernel is out of locks, or the file server's lock service is down",
                     ),
                     _ => Ok(()),

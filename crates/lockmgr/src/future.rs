@@ -13,6 +13,7 @@
 //! been granted, and hands the turn on.
 
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -29,6 +30,7 @@ use crate::handle::stopped;
 use crate::hold::Hold;
 use crate::mode::Mechanism;
 use crate::queue::Node;
+use crate::sys::fork;
 use crate::sys::signal::AllBlocked;
 use crate::timekeeper::{self, Reminder};
 use crate::turn::{Attempt, Turn};
@@ -48,6 +50,8 @@ pub struct AcquireFuture {
     request: Request,
     stage: Stage,
     since: Option<Instant>,
+    /// The process that the stage belongs to.
+    generation: u32,
 }
 
 enum Stage {
@@ -59,7 +63,19 @@ enum Stage {
 
 impl AcquireFuture {
     pub(crate) fn new(lock: FileLock, request: Request) -> Self {
-        Self { lock, request, stage: Stage::Start, since: None }
+        Self { lock, request, stage: Stage::Start, since: None, generation: fork::generation() }
+    }
+
+    /// In a forked child neither the place in the queue nor the waiter thread exists: it begins
+    /// anew. What stands for them is left alone, for it may be locked by threads of the parent.
+    fn leave_parent(&mut self) {
+        let now = fork::generation();
+        if self.generation != now {
+            self.generation = now;
+            if !matches!(self.stage, Stage::Done) {
+                mem::forget(mem::replace(&mut self.stage, Stage::Start));
+            }
+        }
     }
 
     fn start(&mut self) -> Result<Option<Hold>> {
@@ -171,6 +187,7 @@ impl Future for AcquireFuture {
     type Output = Result<OwnedFileLockGuard>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.leave_parent();
         loop {
             match self.step(context.waker()) {
                 Poll::Pending => return Poll::Pending,
@@ -187,6 +204,7 @@ impl Future for AcquireFuture {
 
 impl Drop for AcquireFuture {
     fn drop(&mut self) {
+        self.leave_parent();
         match &self.stage {
             Stage::Start | Stage::Done => {}
             Stage::Queued { node, .. } => {
@@ -272,14 +290,14 @@ impl Job {
             *place = Some(waker.clone());
             return Poll::Pending;
         }
-        match std::mem::replace(&mut *outcome, Outcome::Taken) {
+        match mem::replace(&mut *outcome, Outcome::Taken) {
             Outcome::Ready(result) => Poll::Ready(*result),
             Outcome::Pending(_) | Outcome::Taken => panic!("a finished wait was polled again"),
         }
     }
 
     fn abandon(&self) {
-        let outcome = std::mem::replace(&mut *self.outcome(), Outcome::Taken);
+        let outcome = mem::replace(&mut *self.outcome(), Outcome::Taken);
         self.abandoned.cancel();
         drop(outcome);
     }

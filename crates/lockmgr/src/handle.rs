@@ -203,6 +203,12 @@ pub(crate) fn stopped(
     match stop {
         Stop::TimedOut => Error::TimedOut { path, operation, contention: contention() },
         Stop::Cancelled => Error::Cancelled { path, operation },
+        Stop::NoAlarm => Error::unsupported(
+            path,
+            operation,
+            "there is no free signal, or no thread, to end the wait with; \
+             one without a deadline and without a cancel token needs neither",
+        ),
         Stop::Os(errno) => handle.lock_error(operation, mode, errno),
     }
 }

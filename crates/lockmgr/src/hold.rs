@@ -19,6 +19,7 @@ use crate::options::Settings;
 use crate::sys::fork;
 
 const UNLOCK: &str = "unlock";
+const REMOVE: &str = "remove the lock file";
 
 /// What came of removing the lock file, if that was tried.
 type Removal = Option<Result<(), NotRemoved>>;
@@ -69,6 +70,8 @@ impl Hold {
     }
 
     pub(crate) fn file(&self) -> &File {
+        // In a child that no at-fork handler announced, this is what makes the copy harmless.
+        fork::generation();
         self.description.file().file()
     }
 
@@ -111,8 +114,9 @@ impl Hold {
         }
         let path = || self.handle.path();
         let remove = self.handle.settings.remove_on_release;
-        // Removal looks for itself.
-        let mut problem = if report && !remove { self.replacement() } else { None };
+        // Removal looks for itself, but a shared holder may not come to that.
+        let look = report && (!remove || self.mode == Mode::Shared);
+        let mut problem = if look { self.replacement() } else { None };
         let (removed, unlocked) = match self.mode {
             Mode::Exclusive => {
                 let removed = if remove { self.remove() } else { None };
@@ -137,7 +141,7 @@ impl Hold {
                 problem = Some(Error::NotOurs { path: path(), operation: UNLOCK, reason });
             }
             Some(Err(NotRemoved::Os(errno))) => {
-                problem = Some(Error::io(path(), UNLOCK, errno));
+                problem = Some(Error::io(path(), REMOVE, errno));
             }
         }
         if let Err(errno) = unlocked {
@@ -220,7 +224,7 @@ impl Hold {
             contention: Contention::new(hold.description.identity, mechanism),
         };
         // The mutex is held meanwhile, so that nobody joins the shared hold; nothing here waits.
-        let state = self.handle.state();
+        let mut state = self.handle.state();
         if !state.queue.is_sole_holder() {
             drop(state);
             return Err(busy(self));
@@ -239,9 +243,12 @@ impl Hold {
                 return Err(error);
             }
         }
-        drop(state);
+        // Under the same mutex still: whoever comes now finds an exclusive hold.
         self.description.sharers.store(0, Ordering::Relaxed);
-        self.change_mode(Mode::Exclusive);
+        state.queue.release(Mode::Shared);
+        state.queue.add(Mode::Exclusive);
+        drop(state);
+        self.note_mode(Mode::Exclusive);
         // With flock somebody may have been inside between the two locks, and have replaced the
         // file as its exclusive holder may.
         if mechanism == Mechanism::Flock && !self.still_current()? {
@@ -269,6 +276,10 @@ impl Hold {
         let next = state.queue.pass_on();
         drop(state);
         tell(next);
+        self.note_mode(mode);
+    }
+
+    fn note_mode(&mut self, mode: Mode) {
         if self.bound {
             held::change_mode(self.handle.id, &self.description, mode);
         }

@@ -55,8 +55,9 @@
 //!
 //! # Signals
 //! The first contended wait with a deadline or a token takes one real-time signal that has no
-//! handler, for the rest of the program. Nothing is done in the handler. System calls of other
-//! threads are not disturbed: the signal is sent to the waiting thread alone.
+//! handler, for the rest of the program. Where none is free, or `RLIMIT_SIGPENDING` lets none be
+//! queued, it takes `SIGSTKFLT` (or `SIGURG`) in the same way. Nothing is done in the handler. System
+//! calls of other threads are not disturbed: the signal is sent to the waiting thread alone.
 
 // Not for the whole workspace: helpers of integration tests do unwrap.
 #![warn(clippy::unwrap_used)]
@@ -81,6 +82,7 @@ mod mode;
 pub mod name;
 mod options;
 mod posix;
+mod printable;
 mod queue;
 mod record;
 #[expect(unsafe_code, reason = "the system calls that have no safe wrapper")]

@@ -196,7 +196,13 @@ impl Turn {
             Some(description) => {
                 Contention::new(description.identity, self.handle().settings.mechanism)
             }
-            None => Contention::unknown(),
+            // It could not even be opened.
+            None => self
+                .handle()
+                .place
+                .as_ref()
+                .and_then(|place| place.identity(self.handle().settings.follow_symlinks))
+                .map_or_else(Contention::unknown, Contention::of_lease),
         }
     }
 

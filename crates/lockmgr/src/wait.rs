@@ -31,6 +31,8 @@ pub(crate) struct Limits<'a> {
 pub(crate) enum Stop {
     TimedOut,
     Cancelled,
+    /// Nothing can be had that would end the sleep in time, so it was not begun.
+    NoAlarm,
     Os(Errno),
 }
 
@@ -67,8 +69,7 @@ pub(crate) fn interruptible(
         }
     }
     limits.check()?;
-    let alarm = Alarm::set(limits.deadline)
-        .map_err(|error| Stop::Os(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)))?;
+    let alarm = Alarm::set(limits.deadline).map_err(|_| Stop::NoAlarm)?;
     // Left before the alarm is dropped, though even a late trigger would do no harm.
     let _entries: Vec<_> = limits.tokens.iter().map(|token| token.enter(alarm.trigger())).collect();
     loop {

@@ -10,11 +10,13 @@ mod held_here;
 mod table;
 
 use std::fmt;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 
 pub(crate) use held_here::held_through;
 
 use crate::mode::Mechanism;
+use crate::printable::Printable;
 use crate::sys::file::Identity;
 
 /// A process that holds a lock.
@@ -31,42 +33,71 @@ pub struct Holder {
 /// Who was in the way of an acquisition. Nothing is looked up until somebody asks.
 #[derive(Clone, Debug)]
 pub struct Contention {
-    lock: Option<(Identity, Mechanism)>,
+    obstacle: Option<(Identity, Obstacle)>,
+}
+
+/// What kept the lock from being acquired.
+#[derive(Clone, Copy, Debug)]
+enum Obstacle {
+    /// A lock that conflicts with one of this mechanism.
+    Lock(Mechanism),
+    /// A lease, because of which the file cannot even be opened.
+    Lease,
 }
 
 impl Contention {
     pub(crate) fn new(identity: Identity, mechanism: Mechanism) -> Self {
-        Self { lock: Some((identity, mechanism)) }
+        Self { obstacle: Some((identity, Obstacle::Lock(mechanism))) }
+    }
+
+    pub(crate) fn of_lease(identity: Identity) -> Self {
+        Self { obstacle: Some((identity, Obstacle::Lease)) }
     }
 
     /// Where the inode is not known, or the holder is another user of the same handle.
     pub(crate) fn unknown() -> Self {
-        Self { lock: None }
+        Self { obstacle: None }
     }
 
     /// Who holds the lock now. Best effort: empty when the kernel does not say.
     #[must_use]
     pub fn holders(&self) -> Vec<Holder> {
-        let Some((identity, mechanism)) = self.lock else {
-            return Vec::new();
-        };
-        let Ok(text) = fs::read("/proc/locks") else {
-            return Vec::new();
-        };
-        let mut pids: Vec<u32> = table::parse(&text)
-            .filter(|lock| !lock.waiting && lock.concerns(identity, mechanism))
-            .filter_map(|lock| lock.pid)
-            .collect();
+        let mut pids: Vec<u32> = self.lines().into_iter().filter_map(|line| line.pid).collect();
         pids.sort_unstable();
         pids.dedup();
         pids.into_iter().map(|pid| Holder { pid, command: command_of(pid) }).collect()
     }
 
+    /// What the kernel's table says is in the way.
+    fn lines(&self) -> Vec<table::Line> {
+        let Some((identity, obstacle)) = self.obstacle else {
+            return Vec::new();
+        };
+        let Ok(text) = table::read() else {
+            return Vec::new();
+        };
+        table::parse(&text)
+            .filter(|line| match obstacle {
+                Obstacle::Lock(mechanism) => !line.waiting && line.concerns(identity, mechanism),
+                Obstacle::Lease => line.is_lease_on(identity),
+            })
+            .collect()
+    }
+
     pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
+        let lease = matches!(self.obstacle, Some((_, Obstacle::Lease)));
         let holders = self.holders();
+        if holders.is_empty() {
+            // The table has a line without a pid for a holder that the kernel does not name.
+            return match self.lines().is_empty() {
+                true => Ok(()),
+                false => f.write_str(", holder not visible"),
+            };
+        }
+        f.write_str(if lease { ", kept from being opened by a lease of " } else { ", held by " })?;
         for (index, holder) in holders.iter().take(SHOWN).enumerate() {
-            f.write_str(if index == 0 { ", held by " } else { " and " })?;
+            f.write_str(if index == 0 { "" } else { " and " })?;
             write!(f, "pid {}", holder.pid)?;
             if !holder.command.is_empty() {
                 write!(f, " ({})", holder.command)?;
@@ -82,22 +113,36 @@ impl Contention {
 /// The process's command line, or its short name in brackets for those that have none.
 fn command_of(pid: u32) -> String {
     const SHOWN: usize = 60;
-    let Ok(raw) = fs::read(format!("/proc/{pid}/cmdline")) else {
-        return String::new();
+    // A process can make its command line as long as it likes.
+    const READ: u64 = 1024;
+    let read = |name| {
+        let mut bytes = Vec::new();
+        File::open(format!("/proc/{pid}/{name}"))
+            .and_then(|file| file.take(READ).read_to_end(&mut bytes))
+            .map(|_| bytes)
+            .unwrap_or_default()
     };
-    let words = raw.strip_suffix(b"\0").unwrap_or(&raw);
-    let text = String::from_utf8_lossy(words);
-    let mut shown = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == SHOWN {
-            shown.push('…');
-            break;
+    let mut words = read("cmdline");
+    if words.last() == Some(&0) {
+        words.pop();
+    }
+    for byte in &mut words {
+        if *byte == 0 {
+            *byte = b' ';
         }
-        match character {
-            '\0' => shown.push(' '),
-            control if control.is_control() => shown.extend(control.escape_default()),
-            other => shown.push(other),
+    }
+    if words.is_empty() {
+        words = read("comm");
+        words.pop();
+        if !words.is_empty() {
+            words.insert(0, b'[');
+            words.push(b']');
         }
+    }
+    let mut shown = Printable(&words).to_string();
+    if let Some((end, _)) = shown.char_indices().nth(SHOWN) {
+        shown.truncate(end);
+        shown.push('…');
     }
     shown
 }

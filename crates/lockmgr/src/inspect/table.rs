@@ -2,6 +2,9 @@
 //!
 //! Total: a line that cannot be understood is passed over, whatever a future kernel prints.
 
+use std::fs::File;
+use std::io::{self, Read};
+
 use crate::mode::Mechanism;
 use crate::sys::file::Identity;
 
@@ -10,6 +13,7 @@ use crate::sys::file::Identity;
 pub(super) struct Line {
     /// A `->` line: blocked, not held.
     pub(super) waiting: bool,
+    lease: bool,
     mechanism: Option<Mechanism>,
     /// Not there for OFD locks, and for owners outside this pid namespace.
     pub(super) pid: Option<u32>,
@@ -24,14 +28,34 @@ impl Line {
         let same_space = self
             .mechanism
             .is_some_and(|own| (own == Mechanism::Flock) == (mechanism == Mechanism::Flock));
-        same_space
-            && self.inode == identity.inode
+        same_space && self.is_on(identity)
+    }
+
+    pub(super) fn is_lease_on(&self, identity: Identity) -> bool {
+        self.lease && self.is_on(identity)
+    }
+
+    fn is_on(&self, identity: Identity) -> bool {
+        self.inode == identity.inode
             && self.major == u64::from(rustix::fs::major(identity.device))
             && self.minor == u64::from(rustix::fs::minor(identity.device))
     }
 }
 
-/// Reads the table.
+/// Reads the table, in pieces as large as the kernel gives them: each piece is true of one moment,
+/// but between two of them lines are lost or told twice when locks come and go.
+pub(super) fn read() -> io::Result<Vec<u8>> {
+    let mut file = File::open("/proc/locks")?;
+    let (mut text, mut piece) = (Vec::new(), vec![0; 1 << 14]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(text),
+            count => text.extend_from_slice(&piece[..count]),
+        }
+    }
+}
+
+/// Understands the table.
 pub(super) fn parse(text: &[u8]) -> impl Iterator<Item = Line> {
     text.split(|byte| *byte == b'\n')
         .filter_map(|line| std::str::from_utf8(line).ok())
@@ -43,7 +67,8 @@ fn parse_line(line: &str) -> Option<Line> {
     let (_number, rest) = line.split_once(": ")?;
     let mut words = rest.split_ascii_whitespace().peekable();
     let waiting = words.next_if_eq(&"->").is_some();
-    let mechanism = match words.next()? {
+    let kind = words.next()?;
+    let mechanism = match kind {
         "FLOCK" => Some(Mechanism::Flock),
         "OFDLCK" => Some(Mechanism::Ofd),
         "POSIX" => Some(Mechanism::Posix),
@@ -55,6 +80,7 @@ fn parse_line(line: &str) -> Option<Line> {
     let mut place = words.next()?.splitn(3, ':');
     Some(Line {
         waiting,
+        lease: kind == "LEASE",
         mechanism,
         pid,
         major: u64::from_str_radix(place.next()?, 16).ok()?,
@@ -78,7 +104,7 @@ mod tests {
         assert_eq!((lines[0].waiting, lines[0].pid), (false, Some(4242)));
         assert_eq!((lines[1].waiting, lines[1].pid), (true, Some(4243)));
         assert_eq!((lines[2].mechanism, lines[2].pid), (Some(Mechanism::Ofd), None));
-        assert_eq!(lines[3].mechanism, None);
+        assert_eq!((lines[3].mechanism, lines[3].lease), (None, true));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! the alarm. Until it goes off it costs nothing, and nothing wakes up.
 //!
 //! Where the kernel has no timer to give (`EAGAIN`: `RLIMIT_SIGPENDING` counts timers), a helper
-//! thread sends the signals instead.
+//! thread sends the signals instead. The same limit makes the kernel refuse to queue real-time
+//! signals for another thread, so the helper sends a classic one, which needs no queue.
 //!
 //! The order at the end matters: first no more signals can be sent, then the pending one is taken
 //! off, then the thread's signal mask is restored. That is the order of the fields' drop.
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::gettid;
 
-use crate::sys::signal::{self, AllBlocked, Unblocked};
+use crate::sys::signal::{self, AllBlocked, Kind, Unblocked};
 
 /// Time between two signals of an alarm that went off.
 const REPEAT: Duration = Duration::from_micros(250);
@@ -56,36 +57,37 @@ unsafe impl Send for Sender {}
 impl Alarm {
     /// Sets an alarm for the calling thread; without a deadline it waits to be fired.
     pub(crate) fn set(deadline: Option<Instant>) -> io::Result<Self> {
-        let signal = signal::ready()?;
-        let unblocked = Unblocked::new(signal);
         let thread = gettid().as_raw_nonzero().get();
-        let mut helper = None;
-        let sender = match create_timer(signal, thread) {
+        let signal = signal::ready(Kind::Any)?;
+        match create_timer(signal, thread) {
             Ok(timer) => {
+                let unblocked = Unblocked::new(signal);
                 if let Some(deadline) = deadline {
                     arm(timer, deadline.saturating_duration_since(Instant::now()));
                 }
-                Sender::Timer(timer)
+                let trigger = Trigger::new(Sender::Timer(timer));
+                Ok(Self { trigger, helper: None, _unblocked: unblocked })
             }
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
-                Sender::Helper { due: deadline }
+                Self::with_helper(deadline, thread)
             }
-            Err(error) => return Err(error),
-        };
-        let needs_helper = matches!(sender, Sender::Helper { .. });
-        let trigger = Arc::new(Trigger { sender: Mutex::new(sender), changed: Condvar::new() });
-        if needs_helper {
-            let trigger = Arc::clone(&trigger);
-            let quiet = AllBlocked::new();
-            helper = Some(
-                thread::Builder::new()
-                    .name("lockmgr-alarm".into())
-                    .stack_size(64 * 1024)
-                    .spawn(move || trigger.send_signals(signal, thread))?,
-            );
-            drop(quiet);
+            Err(error) => Err(error),
         }
-        Ok(Self { trigger, helper, _unblocked: unblocked })
+    }
+
+    #[cold]
+    fn with_helper(deadline: Option<Instant>, thread: libc::pid_t) -> io::Result<Self> {
+        let signal = signal::ready(Kind::Classic)?;
+        let unblocked = Unblocked::new(signal);
+        let trigger = Trigger::new(Sender::Helper { due: deadline });
+        let sending = Arc::clone(&trigger);
+        let quiet = AllBlocked::new();
+        let helper = thread::Builder::new()
+            .name("lockmgr-alarm".into())
+            .stack_size(64 * 1024)
+            .spawn(move || sending.send_signals(signal, thread))?;
+        drop(quiet);
+        Ok(Self { trigger, helper: Some(helper), _unblocked: unblocked })
     }
 
     /// The part to give to whoever may end the wait.
@@ -111,6 +113,10 @@ impl Drop for Alarm {
 }
 
 impl Trigger {
+    fn new(sender: Sender) -> Arc<Self> {
+        Arc::new(Self { sender: Mutex::new(sender), changed: Condvar::new() })
+    }
+
     /// Starts interrupting now. Harmless when the waiter has gone, and when called twice.
     pub(crate) fn fire(&self) {
         match &mut *self.lock() {

@@ -13,45 +13,85 @@ use std::mem::{self, MaybeUninit};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// The chosen signal, 0 before the first contended wait.
+/// What the signal is needed for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// For a timer of the kernel: a real-time signal, unless the program uses all of them.
+    Any,
+    /// For a thread that sends it where nothing can be queued (`RLIMIT_SIGPENDING`).
+    Classic,
+}
+
+/// Classic signals that next to no program uses, the least known first.
+const CLASSIC: &[libc::c_int] = &[
+    // Nothing has ever sent it on Linux. These processors have no such signal.
+    #[cfg(not(any(
+        target_arch = "mips",
+        target_arch = "mips64",
+        target_arch = "mips32r6",
+        target_arch = "mips64r6",
+        target_arch = "sparc",
+        target_arch = "sparc64"
+    )))]
+    libc::SIGSTKFLT,
+    // Its default action is to be ignored, and so it is with our handler.
+    libc::SIGURG,
+];
+
+/// The chosen signals, 0 before the first contended wait.
 static CHOSEN: AtomicI32 = AtomicI32::new(0);
+static CHOSEN_CLASSIC: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn do_nothing(_signal: libc::c_int) {}
 
 /// The signal to use, with our handler in place.
-pub(crate) fn ready() -> io::Result<libc::c_int> {
-    let chosen = CHOSEN.load(Ordering::Acquire);
+pub(crate) fn ready(kind: Kind) -> io::Result<libc::c_int> {
+    let place = match kind {
+        Kind::Any => &CHOSEN,
+        Kind::Classic => &CHOSEN_CLASSIC,
+    };
+    let chosen = place.load(Ordering::Acquire);
     if chosen != 0 && is_ours(chosen) {
         return Ok(chosen);
     }
-    choose(chosen)
+    choose(kind, place, chosen)
 }
 
-/// Takes a free real-time signal, from the top: programs that use some count from the bottom.
+/// Takes a free signal: real-time ones from the top, because programs that use some count from the
+/// bottom.
 ///
 /// Lock-free, so that a fork at this moment leaves nothing locked in the child. Two threads may
 /// each install a handler; one of the two signals is then used by nobody, which does no harm.
 #[cold]
-fn choose(stale: libc::c_int) -> io::Result<libc::c_int> {
-    for signal in (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev() {
-        if handler(signal) != Some(libc::SIG_DFL) {
+fn choose(kind: Kind, place: &AtomicI32, stale: libc::c_int) -> io::Result<libc::c_int> {
+    let realtime = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().filter(|_| kind == Kind::Any);
+    for signal in realtime.chain(CLASSIC.iter().copied()) {
+        if !is_ours(signal) && !take(signal) {
             continue;
         }
-        let Some(previous) = install(signal) else {
-            continue;
-        };
-        if previous.sa_sigaction != libc::SIG_DFL {
-            // Somebody else took it between the look and the call: give it back.
-            // SAFETY: `previous` is what the kernel returned for this very signal.
-            unsafe { libc::sigaction(signal, &raw const previous, ptr::null_mut()) };
-            continue;
-        }
-        return match CHOSEN.compare_exchange(stale, signal, Ordering::AcqRel, Ordering::Acquire) {
+        return match place.compare_exchange(stale, signal, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(signal),
             Err(winner) => Ok(winner),
         };
     }
-    Err(io::Error::other("no real-time signal is free to interrupt a wait with"))
+    Err(io::Error::other("no signal is free to interrupt a wait with"))
+}
+
+/// Installs our handler if the signal has none.
+fn take(signal: libc::c_int) -> bool {
+    if handler(signal) != Some(libc::SIG_DFL) {
+        return false;
+    }
+    let Some(previous) = install(signal) else {
+        return false;
+    };
+    if previous.sa_sigaction != libc::SIG_DFL {
+        // Somebody else took it between the look and the call: give it back.
+        // SAFETY: `previous` is what the kernel returned for this very signal.
+        unsafe { libc::sigaction(signal, &raw const previous, ptr::null_mut()) };
+        return false;
+    }
+    true
 }
 
 fn install(signal: libc::c_int) -> Option<libc::sigaction> {
