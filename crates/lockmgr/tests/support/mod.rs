@@ -26,7 +26,16 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![allow(clippy::print_stdout, reason = "workers talk over their standard output")]
 
-use std::io::{BufRead, BufReader, Write};
+pub(crate) mod probe;
+#[expect(unsafe_code, reason = "std has no fork")]
+pub(crate) mod process;
+#[expect(unsafe_code, reason = "system calls that only tests make and that have no safe wrapper")]
+pub(crate) mod raw;
+pub(crate) mod roles;
+pub(crate) mod tasks;
+pub(crate) mod users;
+
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -37,7 +46,7 @@ use std::time::{Duration, Instant};
 /// Generous: reached only when something is broken.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
-const ROLE: &str = "LOCKMGR_TEST_ROLE";
+pub(crate) const ROLE: &str = "LOCKMGR_TEST_ROLE";
 /// Marks the lines that are ours among what the test harness prints.
 const MARK: &str = "\u{2}worker:";
 
@@ -72,6 +81,17 @@ pub(crate) fn hear() -> Option<String> {
     (count > 0).then(|| line.trim_end().to_owned())
 }
 
+/// The command that starts this test binary in a role.
+fn command(role: &str, args: &[&str]) -> Command {
+    let mut words = vec![role];
+    words.extend(args);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["worker", "--exact", "--nocapture", "--test-threads=1"])
+        .env(ROLE, words.join("\u{1}"));
+    command
+}
+
 /// A process of this test binary in a role. Killed, by its id, when dropped.
 pub(crate) struct Worker {
     pub(crate) child: Child,
@@ -86,14 +106,8 @@ impl Worker {
 
     /// As `spawn`, with a last word on the command (environment, uid, `pre_exec` …).
     pub(crate) fn spawn_with(role: &str, args: &[&str], adjust: impl FnOnce(&mut Command)) -> Self {
-        let mut words = vec![role];
-        words.extend(args);
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["worker", "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, words.join("\u{1}"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+        let mut command = command(role, args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         adjust(&mut command);
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take();
@@ -162,6 +176,13 @@ impl Worker {
     }
 }
 
+/// Runs a role in a process of its own, for what concerns a whole process: signal handlers, limits,
+/// the number of threads. Other tests of the file may run beside it in this one.
+pub(crate) fn alone(role: &str, args: &[&str]) {
+    let status = Worker::spawn(role, args).finish();
+    assert!(status.success(), "{role} {args:?}: {status}");
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
         // It may have ended already.
@@ -192,7 +213,7 @@ pub(crate) fn kernel_locks(path: &Path) -> (usize, usize) {
 }
 
 pub(crate) fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
-    let table = std::fs::read_to_string("/proc/locks").unwrap();
+    let table = lock_table();
     let suffix = format!(":{inode}");
     let ours = table.lines().filter(|line| {
         line.split_ascii_whitespace()
@@ -200,6 +221,22 @@ pub(crate) fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
     });
     let (blocked, held): (Vec<_>, Vec<_>) = ours.partition(|line| line.contains("->"));
     (held.len(), blocked.len())
+}
+
+/// `/proc/locks` as it is at one moment. The kernel gives a page at once, and between two reads
+/// lines are lost or told twice when locks come and go elsewhere; `fs::read_to_string` would begin
+/// with a read of 32 bytes.
+fn lock_table() -> String {
+    let mut file = std::fs::File::open("/proc/locks").unwrap();
+    let (mut table, mut page) = (Vec::new(), [0; 4096]);
+    loop {
+        let count = file.read(&mut page).unwrap();
+        table.extend_from_slice(&page[..count]);
+        // Had there been another line, it would have fitted.
+        if count < page.len() / 2 {
+            return String::from_utf8(table).unwrap();
+        }
+    }
 }
 
 /// Waits until so many are blocked in the kernel on the file.

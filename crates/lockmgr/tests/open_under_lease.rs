@@ -1,0 +1,160 @@
+//! Promises 2 and 5: a file under a lease of another process cannot be opened until that process
+//! gives it back. That is contention, not a hang: a try says so at once, a deadline holds, and the
+//! lock is acquired as soon as the lease is gone.
+
+mod support;
+
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lockmgr::{CancelToken, Error, FileLock, LockMgr, Mechanism};
+use support::probe::{self, probe, start};
+use support::raw::{give_lease_back, ignore, take_write_lease};
+use support::{Worker, eventually, hear, say, serve, skip};
+
+#[test]
+fn worker() {
+    serve(&[("probe", probe::run), ("lease", lease)]);
+}
+
+/// Takes a write lease and gives it back when told to.
+fn lease(args: &[String]) {
+    // Whoever opens the file has this sent to us, and it would end us.
+    ignore(rustix::process::Signal::IO.as_raw());
+    let file = File::create(&args[0]).unwrap();
+    match take_write_lease(&file) {
+        Ok(()) => say("leased"),
+        Err(error) => return say(error),
+    }
+    hear();
+    give_lease_back(&file).unwrap();
+    say("given back");
+    hear();
+}
+
+/// A process with a lease on the file; `None`, with a word about it, where there is no such thing.
+fn leased(path: &Path) -> Option<Worker> {
+    let worker = Worker::spawn("lease", &[path.to_str().unwrap()]);
+    match worker.next_line().as_str() {
+        "leased" => Some(worker),
+        error => {
+            skip(&format!("needs a filesystem with leases: {error}"));
+            None
+        }
+    }
+}
+
+const MECHANISMS: [&str; 3] = ["flock", "ofd", "posix"];
+
+/// Waits until the worker sleeps in a system call that opens a file.
+fn wait_until_opening(worker: &Worker) {
+    let opening = [
+        libc::SYS_openat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_open,
+    ];
+    eventually("the waiter sleeps in open", || {
+        std::fs::read_dir(format!("/proc/{}/task", worker.pid())).unwrap().flatten().any(|task| {
+            let text = std::fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
+            let number = text.split(' ').next().and_then(|number| number.parse().ok());
+            number.is_some_and(|number| opening.contains(&number))
+        })
+    });
+}
+
+#[test]
+fn a_try_is_busy_and_names_the_process_with_the_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    for mechanism in MECHANISMS {
+        let path = dir.path().join(mechanism);
+        let Some(lease) = leased(&path) else { return };
+        let expected =
+            format!("Busy: PATH: busy, kept from being opened by a lease of pid {} (", lease.pid());
+        for words in ["try", "try shared", "try follow"] {
+            let outcome = probe(&path, &format!("{mechanism} {words}"));
+            assert!(outcome.starts_with(&expected), "{mechanism} {words}: {outcome}");
+        }
+        let mut classic = LockMgr::new(&path);
+        assert!(!classic.acquire_lock(false, support::BOUND));
+        assert!(classic.msg().contains("lease"), "{}", classic.msg());
+    }
+}
+
+#[test]
+fn a_deadline_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    for mechanism in MECHANISMS {
+        let path = dir.path().join(mechanism);
+        let Some(lease) = leased(&path) else { return };
+        let lock = FileLock::options()
+            .mechanism(mechanism.parse::<Mechanism>().unwrap())
+            .open(&path)
+            .unwrap();
+        let limit = Duration::from_millis(60);
+        let start = Instant::now();
+        let error = lock.lock_timeout(limit).unwrap_err();
+        let passed = start.elapsed();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("a lease of pid {} (", lease.pid())));
+        // Late by scheduling only; far from the 45 seconds that the kernel allows a lease to break.
+        assert!(passed >= limit && passed < Duration::from_secs(10), "{passed:?}");
+    }
+}
+
+#[test]
+fn a_cancellation_ends_the_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let Some(_lease) = leased(&path) else { return };
+    let lock = FileLock::open(&path).unwrap();
+    let cancel = CancelToken::new();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| lock.acquire().cancel(&cancel).wait_owned().map(drop));
+        cancel.cancel();
+        assert!(matches!(waiter.join().unwrap(), Err(Error::Cancelled { .. })));
+    });
+}
+
+#[test]
+fn the_lock_is_acquired_when_the_lease_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    for mechanism in MECHANISMS {
+        for words in ["", "timeout=30000", "shared", "remove"] {
+            let path = dir.path().join(format!("{mechanism}{words}"));
+            let Some(mut lease) = leased(&path) else { return };
+            let waiter = start(&path, &format!("{mechanism} {words} hold"));
+            wait_until_opening(&waiter);
+            lease.tell("give back");
+            lease.expect("given back");
+            waiter.expect("held");
+        }
+    }
+}
+
+#[test]
+fn the_lock_is_acquired_when_the_process_with_the_lease_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let Some(mut lease) = leased(&path) else { return };
+    let waiter = start(&path, "timeout=30000 hold");
+    wait_until_opening(&waiter);
+    lease.kill();
+    waiter.expect("held");
+}
+
+#[test]
+fn a_file_that_is_replaced_meanwhile_is_not_waited_for_any_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let Some(mut lease) = leased(&path) else { return };
+    let waiter = start(&path, "timeout=30000 hold");
+    wait_until_opening(&waiter);
+    std::fs::remove_file(&path).unwrap();
+    // The kernel opens the old file for it now; it must not be content with that.
+    lease.tell("give back");
+    lease.expect("given back");
+    waiter.expect("held");
+    assert!(path.exists(), "made anew");
+    assert_eq!(support::kernel_locks(&path).0, 1);
+}
