@@ -15,10 +15,11 @@ use crate::events;
 use crate::file_lock::FileLock;
 use crate::future::AcquireFuture;
 use crate::guard::{FileLockGuard, OwnedFileLockGuard};
-use crate::handle::stopped;
+use crate::handle::{Claimed, stopped};
 use crate::held;
 use crate::hold::Hold;
 use crate::mode::Mode;
+use crate::queue::Asker;
 use crate::turn::{Attempt, Turn};
 use crate::wait::Limits;
 
@@ -67,8 +68,13 @@ impl Request {
         }
     }
 
+    pub(crate) fn asker(&self) -> Asker {
+        let endless = self.when == When::Forever && self.tokens.is_empty();
+        Asker { mode: self.mode, endless }
+    }
+
     pub(crate) fn limits(&self) -> Limits<'_> {
-        Limits { deadline: self.when.deadline(), tokens: &self.tokens }
+        Limits { deadline: self.when.deadline(), tokens: &self.tokens, on_grant: None }
     }
 
     /// Acquires, asleep if need be. `bound` holds cannot leave the calling thread.
@@ -111,21 +117,24 @@ impl Request {
     /// Gets the right to ask the kernel, asleep if need be; notes when the waiting began.
     fn take_turn(&self, lock: &FileLock, since: &mut Option<Instant>) -> Result<Turn> {
         let handle = lock.handle();
-        if let Some(turn) = handle.claim(self.mode, false) {
+        let asker = self.asker();
+        if let Some(turn) = handle.claim(asker, false) {
             return Ok(turn);
         }
         // Whether it is this thread itself that is in the way matters only now.
         let mine = held::mode_through(handle.id);
         let again = mine == Some(Mode::Shared) && self.mode == Mode::Shared;
         if self.when == When::Now {
-            return handle.claim(self.mode, again).ok_or_else(|| self.busy(lock));
+            return handle.claim(asker, again).ok_or_else(|| self.busy(lock));
         }
         if mine.is_some_and(|mine| mine.conflicts_with(self.mode)) {
             return Err(self.own_thread(lock));
         }
-        let node = match handle.claim_or_join(self.mode, again) {
-            Ok(turn) => return Ok(turn),
-            Err(node) => node,
+        let elsewhere = if again { None } else { handle.held_by_this_thread() };
+        let node = match handle.claim_or_join(asker, again, elsewhere) {
+            Claimed::Turn(turn) => return Ok(turn),
+            Claimed::Queued(node) => node,
+            Claimed::Never => return Err(self.own_thread(lock)),
         };
         *since = Some(Instant::now());
         events::waiting(handle, self.mode);

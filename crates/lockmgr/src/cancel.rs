@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::sys::fork::{self, PerProcess};
+
 /// Cancels waits from any thread.
 ///
 /// Clones are the same token. A token that was cancelled stays cancelled: waits under it end at
@@ -35,10 +37,17 @@ pub struct CancelToken {
     state: Arc<State>,
 }
 
-#[derive(Default)]
 struct State {
     cancelled: AtomicBool,
-    waiters: Mutex<Vec<Arc<dyn Interrupt>>>,
+    /// A forked child must not poke its parent's waiters: what they sleep with does not exist there.
+    waiters: PerProcess<Mutex<Vec<Arc<dyn Interrupt>>>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let waiters = PerProcess::new(fork::generation(), Mutex::default());
+        Self { cancelled: AtomicBool::new(false), waiters }
+    }
 }
 
 /// Something that sleeps and can be woken to look at its tokens.
@@ -77,7 +86,7 @@ impl CancelToken {
     }
 
     fn waiters(&self) -> MutexGuard<'_, Vec<Arc<dyn Interrupt>>> {
-        self.state.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.waiters.get().lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -45,6 +45,9 @@ const FRESH: u64 = 50_000_000;
 /// whose path and descriptor never agree gets here.
 pub(crate) const TRIES: usize = 1000;
 
+/// Reading and writing, for the owner.
+const OWNER_MAY: u32 = 0o600;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A number that is never used twice.
@@ -108,6 +111,14 @@ impl Place {
         Arc::from(self.path())
     }
 
+    /// Makes the file; false where that can only be done less well.
+    fn make_exactly(&self, permissions: u32) -> Result<bool, Errno> {
+        match self.path().parent().map(|parent| CString::new(parent.as_os_str().as_bytes())) {
+            Some(Ok(parent)) => file::make_exactly(&parent, &self.c_path, permissions),
+            _ => Ok(false),
+        }
+    }
+
     /// What the path names now.
     pub(crate) fn identity(&self, follow: bool) -> Option<Identity> {
         file::status_at_path(&self.c_path, follow).ok().map(|status| status.identity)
@@ -117,7 +128,7 @@ impl Place {
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
         let name = text(&self.c_path.as_bytes()[self.name.ok_or(Errno::ISDIR)?..])?;
         let parent = self.path().parent().ok_or(Errno::ISDIR)?;
-        let directory = file::open_directory(&*text(parent.as_os_str().as_bytes())?)?;
+        let directory = file::open_directory(&text(parent.as_os_str().as_bytes())?)?;
         Ok(Anchor { directory, name })
     }
 }
@@ -172,9 +183,20 @@ impl Description {
                 Create::New(permissions)
             };
             let access = accesses(settings.mechanism, writable)[0];
-            match file::open(&place.c_path, access, settings.follow_symlinks, create) {
+            let exact = settings.creation_mode.filter(|_| matches!(create, Create::New(_)));
+            let made = match exact {
+                // Whoever made it must be able to open it.
+                Some(exact) if exact & OWNER_MAY == OWNER_MAY => place.make_exactly(exact),
+                _ => Ok(false),
+            };
+            let opened = match made {
+                Ok(true) => continue,
+                Ok(false) => file::open(&place.c_path, access, settings.follow_symlinks, create),
+                Err(errno) => Err(errno),
+            };
+            match opened {
                 Ok(opened) => {
-                    if let (Create::New(_), Some(exact)) = (create, settings.creation_mode) {
+                    if let Some(exact) = exact {
                         file::set_permissions(&opened, exact);
                     }
                     return Self::checked(place, settings, (opened, access));

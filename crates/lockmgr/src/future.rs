@@ -26,10 +26,10 @@ use crate::error::{Error, Result};
 use crate::events;
 use crate::file_lock::FileLock;
 use crate::guard::OwnedFileLockGuard;
-use crate::handle::stopped;
+use crate::handle::{Claimed, stopped};
 use crate::hold::Hold;
 use crate::mode::Mechanism;
-use crate::queue::Node;
+use crate::queue::{Asker, Node};
 use crate::sys::fork;
 use crate::sys::signal::AllBlocked;
 use crate::timekeeper::{self, Reminder};
@@ -80,6 +80,8 @@ impl AcquireFuture {
 
     fn start(&mut self) -> Result<Option<Hold>> {
         let handle = self.lock.handle();
+        // A task can always be dropped.
+        let asker = Asker { endless: false, ..self.request.asker() };
         if handle.settings.mechanism == Mechanism::Posix {
             return Err(Error::unsupported(
                 handle.path(),
@@ -88,18 +90,15 @@ impl AcquireFuture {
             ));
         }
         let claimed = match self.request.when {
-            When::Now => {
-                handle.claim(self.request.mode, false).ok_or_else(|| self.request.busy(&self.lock))
-            }
-            When::Until(_) | When::Forever => {
-                match handle.claim_or_join(self.request.mode, false) {
-                    Ok(turn) => Ok(turn),
-                    Err(node) => {
-                        self.queue(node)?;
-                        return Ok(None);
-                    }
+            When::Now => handle.claim(asker, false).ok_or_else(|| self.request.busy(&self.lock)),
+            When::Until(_) | When::Forever => match handle.claim_or_join(asker, false, None) {
+                Claimed::Turn(turn) => Ok(turn),
+                Claimed::Queued(node) => {
+                    self.queue(node)?;
+                    return Ok(None);
                 }
-            }
+                Claimed::Never => unreachable!("a task is not judged by its thread"),
+            },
         };
         self.ask(claimed?)
     }
@@ -255,7 +254,8 @@ impl Job {
         let result = Arc::clone(&job);
         let quiet = AllBlocked::new();
         thread::Builder::new().name("lockmgr-wait".into()).stack_size(STACK).spawn(move || {
-            let limits = Limits { deadline, tokens: &tokens };
+            let nudge = || result.nudge();
+            let limits = Limits { deadline, tokens: &tokens, on_grant: Some(&nudge) };
             let outcome = turn.sleep(operation, limits).map(|()| {
                 turn.settle(false, since.map(|since| since.elapsed()).unwrap_or_default())
             });
@@ -263,6 +263,19 @@ impl Job {
         })?;
         drop(quiet);
         Ok(job)
+    }
+
+    /// Wakes the task when the kernel has granted the lock, though the result is not ready: waking up
+    /// takes longer than what is left to do. A task that is quicker finds nothing yet, leaves its
+    /// waker again, and is woken once more.
+    fn nudge(&self) {
+        let mut outcome = self.outcome();
+        if let Outcome::Pending(waker) = &mut *outcome
+            && let Some(waker) = waker.take()
+        {
+            drop(outcome);
+            waker.wake();
+        }
     }
 
     fn finish(&self, result: Result<Hold>) {
@@ -287,7 +300,10 @@ impl Job {
     fn poll(&self, waker: &Waker) -> Poll<Result<Hold>> {
         let mut outcome = self.outcome();
         if let Outcome::Pending(place) = &mut *outcome {
-            *place = Some(waker.clone());
+            let old = place.replace(waker.clone());
+            drop(outcome);
+            // A waker belongs to the program: dropping the last one of a task may run any code.
+            drop(old);
             return Poll::Pending;
         }
         match mem::replace(&mut *outcome, Outcome::Taken) {

@@ -14,10 +14,11 @@ use rustix::io::Errno;
 
 use crate::description::{self, Description, OpenFailure, Place};
 use crate::error::{Error, OPEN, Result};
+use crate::held;
 use crate::inspect::Contention;
 use crate::mode::{Mode, Range};
 use crate::options::Settings;
-use crate::queue::{Node, Queue};
+use crate::queue::{Asker, Node, Queue};
 use crate::sys::file::KeptFile;
 use crate::sys::fork::{self, PerProcess};
 use crate::turn::Turn;
@@ -33,6 +34,14 @@ pub(crate) struct Handle {
     /// The filesystem turned out to want a writable descriptor (NFS, for exclusive `flock`).
     pub(crate) wants_writing: AtomicBool,
     state: PerProcess<Mutex<State>>,
+}
+
+/// What came of asking for the turn.
+pub(crate) enum Claimed {
+    Turn(Turn),
+    Queued(Arc<Node>),
+    /// The queue would not move before the calling thread gives back what it holds.
+    Never,
 }
 
 /// What changes, under one mutex that is never held while anything sleeps.
@@ -83,8 +92,13 @@ impl Handle {
 
     pub(crate) fn open(&self) -> Result<Arc<Description>, OpenFailure> {
         let Some(place) = &self.place else {
-            // The program's descriptor was left behind in the parent.
-            return Err(OpenFailure::Failed(Error::Forked { path: None, operation: OPEN }));
+            // What the program brought cannot be opened again.
+            return Err(OpenFailure::Failed(if self.state.was_made_here() {
+                let reason = "its file went away with the lock that was handed over";
+                Error::unsupported(None, OPEN, reason)
+            } else {
+                Error::Forked { path: None, operation: OPEN }
+            }));
         };
         let writable = self.wants_writing.load(Ordering::Relaxed);
         Description::open(place, &self.settings, writable).map(Arc::new)
@@ -99,23 +113,40 @@ impl Handle {
     }
 
     /// Takes the turn if it is free.
-    pub(crate) fn claim(self: &Arc<Self>, mode: Mode, again: bool) -> Option<Turn> {
+    pub(crate) fn claim(self: &Arc<Self>, asker: Asker, again: bool) -> Option<Turn> {
         let mut state = self.state();
-        state.queue.claim(mode, again).then(|| self.turn(mode, &state))
+        state.queue.claim(asker, again).then(|| self.turn(asker.mode, &state))
     }
 
-    /// Queues for the turn, unless it has become free.
+    /// Queues for the turn, unless it has become free. `elsewhere` is what the calling thread holds
+    /// on the file through other handles.
     pub(crate) fn claim_or_join(
         self: &Arc<Self>,
-        mode: Mode,
+        asker: Asker,
         again: bool,
-    ) -> Result<Turn, Arc<Node>> {
+        elsewhere: Option<Mode>,
+    ) -> Claimed {
         let mut state = self.state();
-        if state.queue.claim(mode, again) {
-            Ok(self.turn(mode, &state))
-        } else {
-            Err(state.queue.join(mode, again))
+        if state.queue.claim(asker, again) {
+            return Claimed::Turn(self.turn(asker.mode, &state));
         }
+        if elsewhere
+            .is_some_and(|held| held.conflicts_with(asker.mode) || state.queue.waits_for(held))
+        {
+            return Claimed::Never;
+        }
+        Claimed::Queued(state.queue.join(asker, again))
+    }
+
+    /// What the calling thread holds, through any handle, of what this one is to lock.
+    pub(crate) fn held_by_this_thread(&self) -> Option<Mode> {
+        if held::is_nothing() {
+            return None;
+        }
+        let kept = self.state().description.as_ref().map(|description| description.identity);
+        let follow = self.settings.follow_symlinks;
+        let identity = kept.or_else(|| self.place.as_ref()?.identity(follow))?;
+        held::mode_of(identity, self.settings.mechanism, self.settings.range)
     }
 
     /// The turn that a node was told of.

@@ -14,12 +14,12 @@ use crate::mode::{Mechanism, Mode, Range};
 use crate::sys::file::Identity;
 use crate::sys::fork;
 
-/// What somebody holds, or wants to.
-pub(crate) struct Wanted {
-    pub(crate) identity: Identity,
-    pub(crate) mechanism: Mechanism,
-    pub(crate) range: Range,
-    pub(crate) mode: Mode,
+/// What is held.
+struct Held {
+    identity: Identity,
+    mechanism: Mechanism,
+    range: Range,
+    mode: Mode,
 }
 
 struct Entry {
@@ -27,7 +27,7 @@ struct Entry {
     handle: u64,
     description: u64,
     generation: u32,
-    held: Wanted,
+    held: Held,
     /// Guards that share the hold: more than one only for re-entrant handles.
     guards: usize,
     /// For the next guard of a re-entrant handle.
@@ -64,7 +64,7 @@ pub(crate) fn add(handle: &Handle, description: &Arc<Description>, mode: Mode, g
             handle: handle.id,
             description: id,
             generation,
-            held: Wanted { identity, mechanism, range, mode },
+            held: Held { identity, mechanism, range, mode },
             guards: 1,
             again: handle.settings.reentrant.then(|| Arc::clone(description)),
         });
@@ -120,17 +120,26 @@ pub(crate) fn mode_through(handle: u64) -> Option<Mode> {
         .flatten()
 }
 
-/// Returns whether a hold of this thread stands in the way of the wanted one.
-pub(crate) fn blocks(wanted: &Wanted) -> bool {
+/// Returns whether this thread holds nothing at all.
+pub(crate) fn is_nothing() -> bool {
+    with(|list| list.is_empty()).unwrap_or(true)
+}
+
+/// Returns in which mode this thread holds what such a lock would meet: exclusive if any of it is.
+pub(crate) fn mode_of(identity: Identity, mechanism: Mechanism, range: Range) -> Option<Mode> {
     with(|list| {
-        list.iter().any(|Entry { held, .. }| {
-            held.identity == wanted.identity
-                && same_space(held.mechanism, wanted.mechanism)
-                && held.range.overlaps(wanted.range)
-                && held.mode.conflicts_with(wanted.mode)
-        })
+        let met = list.iter().map(|entry| &entry.held).filter(|held| {
+            held.identity == identity
+                && same_space(held.mechanism, mechanism)
+                && held.range.overlaps(range)
+        });
+        met.map(|held| held.mode).reduce(
+            |one, other| {
+                if one == Mode::Exclusive { one } else { other }
+            },
+        )
     })
-    .unwrap_or(false)
+    .flatten()
 }
 
 /// `ofd` and `posix` locks see each other; `flock` sees only `flock`.

@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::description::{Description, NotRemoved};
 use crate::error::{Error, Result};
 use crate::events;
-use crate::handle::{Handle, tell};
+use crate::handle::{Handle, State, tell};
 use crate::held;
 use crate::inspect::{self, Contention};
 use crate::mode::{Mechanism, Mode};
@@ -194,6 +194,9 @@ impl Hold {
         }
         self.refuse_nested(OPERATION)?;
         match self.description.downgrade() {
+            Ok(true) if self.was_let_go() && !self.is_current() => {
+                return Err(self.lose(OPERATION));
+            }
             Ok(true) => {}
             Ok(false) => return Err(self.lose(OPERATION)),
             Err(errno) => return Err(self.handle.lock_error(OPERATION, Mode::Shared, errno)),
@@ -224,7 +227,8 @@ impl Hold {
             contention: Contention::new(hold.description.identity, mechanism),
         };
         // The mutex is held meanwhile, so that nobody joins the shared hold; nothing here waits.
-        let mut state = self.handle.state();
+        let handle = Arc::clone(&self.handle);
+        let mut state = handle.state();
         if !state.queue.is_sole_holder() {
             drop(state);
             return Err(busy(self));
@@ -232,11 +236,15 @@ impl Hold {
         match self.description.try_lock(Mode::Exclusive) {
             Ok(true) => {}
             Ok(false) => {
-                // flock has dropped the shared lock already, ofd has not.
-                let kept = mechanism == Mechanism::Ofd
-                    || matches!(self.description.try_lock(Mode::Shared), Ok(true));
-                drop(state);
-                return Err(if kept { busy(self) } else { self.lose(OPERATION) });
+                let kept = !self.was_let_go()
+                    || matches!(self.description.try_lock(Mode::Shared), Ok(true))
+                        && self.is_current();
+                return Err(if kept {
+                    drop(state);
+                    busy(self)
+                } else {
+                    self.lose_under(state, OPERATION)
+                });
             }
             Err(errno) => {
                 let error = self.handle.lock_error(OPERATION, Mode::Exclusive, errno);
@@ -249,13 +257,20 @@ impl Hold {
         state.queue.add(Mode::Exclusive);
         drop(state);
         self.note_mode(Mode::Exclusive);
-        // With flock somebody may have been inside between the two locks, and have replaced the
-        // file as its exclusive holder may.
-        if mechanism == Mechanism::Flock && !self.still_current()? {
-            let _ = self.description.unlock();
+        if self.was_let_go() && !self.is_current() {
             return Err(self.lose(OPERATION));
         }
         Ok(())
+    }
+
+    /// Whether a change of mode lets the lock go for a moment. In it somebody else may have been
+    /// inside, and have replaced the file, as an exclusive holder may: look with `is_current`.
+    fn was_let_go(&self) -> bool {
+        self.handle.settings.mechanism == Mechanism::Flock
+    }
+
+    fn is_current(&self) -> bool {
+        matches!(self.still_current(), Ok(true))
     }
 
     fn refuse_nested(&self, operation: &'static str) -> Result<()> {
@@ -286,13 +301,19 @@ impl Hold {
         self.mode = mode;
     }
 
-    /// The kernel no longer holds it for us.
+    /// The kernel no longer holds it for us, or no longer on the right file.
     fn lose(&mut self, operation: &'static str) -> Error {
+        let handle = Arc::clone(&self.handle);
+        self.lose_under(handle.state(), operation)
+    }
+
+    /// As `lose`. Until the state says so, nobody else may think that there is a hold to join.
+    fn lose_under(&mut self, mut state: MutexGuard<'_, State>, operation: &'static str) -> Error {
+        let _ = self.description.unlock();
         self.live = false;
         if self.bound {
             held::leave(self.handle.id, &self.description);
         }
-        let mut state = self.handle.state();
         self.description.sharers.store(0, Ordering::Relaxed);
         state.queue.release(self.mode);
         let next = state.queue.pass_on();

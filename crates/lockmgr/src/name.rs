@@ -13,13 +13,25 @@
 //!
 //! The directory for all users is made by root, because its owner could delete other people's lock
 //! files. Where no root process has used it since boot, a line for `systemd-tmpfiles` does it
-//! (`d /run/lock/lockmgr 1777 root root -`).
+//! (`d /run/lock/lockmgr 1777 root root -`, in `docs/tmpfiles.d/lockmgr.conf`).
 //!
-//! Cleaners of `/tmp` delete old files. One that goes between two holds is only created again. One
-//! that goes *during* a hold lets a second process in by the new file; the guard notices
-//! ([`still_current`](crate::FileLockGuard::still_current)). `systemd-tmpfiles` leaves alone what is
-//! locked with `flock`; for holds of `ofd` locks that last for days, and for other cleaners, exclude
-//! `/tmp/lockmgr-*` there, or name a path elsewhere.
+//! # Cleaners of `/tmp`
+//! They delete old files, and locking makes no file younger: one that is locked every day is as old
+//! as its creation. A lock file that goes between two holds is only created again. One that goes
+//! *during* a hold lets a second process in by the new file; the guard notices
+//! ([`still_current`](crate::FileLockGuard::still_current)), but only afterwards. So:
+//!
+//! - Lock files of names have the sticky bit (`ls -l` shows a `T`), which means nothing to the
+//!   kernel and "not to be cleaned up" to `systemd-tmpfiles`, in all its versions.
+//! - Without that bit (an own [`creation_mode`](crate::FileLockOptions::creation_mode)) it would
+//!   spare a file that is locked with `flock` at that moment, from version 254 on; older versions
+//!   look for such locks on directories only, and no version looks for record locks.
+//! - It takes an exclusive `flock` itself on what it is about to delete. Whoever tries in that
+//!   instant finds the lock busy; whoever waits goes on with the new file.
+//! - Other cleaners (`tmpreaper`, `tmpwatch`, a `find` in cron) know nothing of this: exclude
+//!   `/tmp/lockmgr-*` there, or give a path elsewhere.
+//!
+//! References: `tmpfiles.d(5)`, `systemd-tmpfiles(8)`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -28,7 +40,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode as Permissions};
 use rustix::io::Errno;
 
-use crate::error::{Error, OPEN, Result};
+use crate::error::{CREATE, Error, OPEN, Result};
 
 /// Who shares the names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -38,6 +50,16 @@ pub enum Scope {
     User,
     /// Every process on the machine.
     System,
+}
+
+impl Scope {
+    /// The permissions of new lock files: for whoever is in the scope, and not to be cleaned up.
+    pub(crate) fn creation_mode(self) -> u32 {
+        match self {
+            Scope::User => 0o1600,
+            Scope::System => 0o1666,
+        }
+    }
 }
 
 const EXTENSION: &str = ".lock";
@@ -53,7 +75,7 @@ const LONGEST: usize = 255 - EXTENSION.len();
 /// [`Error::InvalidName`]; [`Error::Permission`] or [`Error::Io`] when the directory cannot be made
 /// or is not to be trusted.
 pub fn resolve(lock: &OsStr, scope: Scope) -> Result<PathBuf> {
-    if lock.as_bytes().contains(&b'/') || lock == "." || lock == ".." {
+    if is_path(lock) {
         return Ok(PathBuf::from(lock));
     }
     let name = check(lock)?;
@@ -69,6 +91,11 @@ pub fn resolve(lock: &OsStr, scope: Scope) -> Result<PathBuf> {
 pub fn path_of(name: &str, scope: Scope) -> Result<PathBuf> {
     let name = check(name.as_ref())?;
     Ok(directory(scope).join(format!("{name}{EXTENSION}")))
+}
+
+/// Whether a lock is given as a path, not as a bare name.
+pub(crate) fn is_path(lock: &OsStr) -> bool {
+    lock.as_bytes().contains(&b'/') || lock == "." || lock == ".."
 }
 
 fn check(name: &OsStr) -> Result<&str> {
@@ -103,9 +130,10 @@ fn directory(scope: Scope) -> PathBuf {
 
 /// Makes the directory if it is missing, and looks whether it is what it should be.
 fn make(path: &Path, scope: Scope) -> Result<()> {
-    let refuse = |reason, errno: Errno| Error::Permission {
+    let fail = |operation, errno| Error::io(Some(path.into()), operation, errno);
+    let refuse = |operation, reason, errno: Errno| Error::Permission {
         path: Some(path.into()),
-        operation: OPEN,
+        operation,
         reason,
         source: errno.into(),
     };
@@ -113,45 +141,60 @@ fn make(path: &Path, scope: Scope) -> Result<()> {
     let user = rustix::process::geteuid();
     if !system || user.is_root() {
         match rustix::fs::mkdir(path, Permissions::RWXU) {
-            // The wider permissions come last, so that nobody finds it half made.
-            Ok(()) if system => rustix::fs::chmod(path, Permissions::from_raw_mode(0o1777))
-                .map_err(|errno| Error::io(Some(path.into()), OPEN, errno))?,
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
-                return Err(refuse("the directory for named locks cannot be made", errno));
+                return Err(refuse(CREATE, "the directory for named locks cannot be made", errno));
             }
-            Err(errno) => return Err(Error::io(Some(path.into()), OPEN, errno)),
+            Err(errno) => return Err(fail(CREATE, errno)),
         }
     }
     let stat = match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(errno @ Errno::NOENT) if system => {
             return Err(refuse(
-                "the directory for locks of all users is made by root: \
-                 install -d -m 1777 /run/lock/lockmgr",
+                OPEN,
+                "the directory for locks of all users has to be made by root \
+                 (install -d -m 1777 /run/lock/lockmgr)",
                 errno,
             ));
         }
-        Err(errno) => return Err(Error::io(Some(path.into()), OPEN, errno)),
+        Err(errno) => return Err(fail(OPEN, errno)),
     };
+    let permissions = stat.st_mode & 0o7777;
     let owner = if system { 0 } else { user.as_raw() };
-    let others_write = stat.st_mode & 0o022 != 0;
-    let sticky = stat.st_mode & 0o1000 != 0;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        Err(refuse("the place for named locks is no directory; remove it", Errno::NOTDIR))
-    } else if stat.st_uid != owner {
-        Err(refuse("the directory for named locks belongs to another user; remove it", Errno::PERM))
-    } else if !system && others_write {
-        Err(refuse("others can write in the directory for named locks; chmod 700 it", Errno::PERM))
-    } else if system && others_write && !sticky {
-        Err(refuse(
-            "the directory for locks of all users is not sticky; chmod 1777 it",
-            Errno::PERM,
-        ))
-    } else {
-        Ok(())
+        return Err(refuse(
+            OPEN,
+            "the place for named locks is no directory; remove it",
+            Errno::NOTDIR,
+        ));
     }
+    if stat.st_uid != owner {
+        return Err(refuse(
+            OPEN,
+            "the directory for named locks belongs to another user; remove it",
+            Errno::PERM,
+        ));
+    }
+    if system && user.is_root() && permissions == HALF_MADE {
+        // The wider permissions come last, so that nobody finds it half made; whoever was to set
+        // them, and may have been killed before, does not matter.
+        return rustix::fs::chmod(path, Permissions::from_raw_mode(0o1777))
+            .map_err(|errno| fail(CREATE, errno));
+    }
+    if permissions & 0o022 == 0 || system && permissions & 0o1000 != 0 {
+        return Ok(());
+    }
+    let reason = if system {
+        "the directory for locks of all users is not sticky; chmod 1777 it"
+    } else {
+        "others can write in the directory for named locks; chmod 700 it"
+    };
+    Err(refuse(OPEN, reason, Errno::PERM))
 }
+
+/// The permissions that every directory here is born with.
+const HALF_MADE: u32 = 0o700;
 
 #[cfg(test)]
 mod tests {

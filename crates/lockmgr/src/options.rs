@@ -1,7 +1,8 @@
 //! How a lock file is opened and what is asked of it.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, OPEN, Result};
 use crate::file_lock::FileLock;
@@ -151,17 +152,28 @@ impl FileLockOptions {
         FileLock::lazily_at(path.as_ref(), self.settings)
     }
 
-    /// Opens the lock of that name; see [`name`].
+    /// Opens the lock that is given as a path or as a bare name; see [`name`].
     ///
-    /// In [`Scope::System`] the file is created with permissions 0666 unless told otherwise, so
-    /// that every user can take it.
-    pub fn open_named(&self, name: &str, scope: Scope) -> Result<FileLock> {
-        let path = name::resolve(name.as_ref(), scope)?;
-        let mut options = self.clone();
-        if scope == Scope::System && options.settings.creation_mode.is_none() {
-            options = options.creation_mode(0o666);
-        }
+    /// Unless told otherwise, the lock file of a name is created with permissions 1600, and 1666
+    /// in [`Scope::System`], so that every user can take it; the sticky bit keeps cleaners away.
+    pub fn open_named(&self, lock: impl AsRef<OsStr>, scope: Scope) -> Result<FileLock> {
+        let (options, path) = self.named(lock.as_ref(), scope)?;
         options.open(path)
+    }
+
+    /// As [`open_named`](Self::open_named), but opens the lock file only at the first acquisition.
+    /// The directory of names is looked at now.
+    pub fn open_named_lazy(&self, lock: impl AsRef<OsStr>, scope: Scope) -> Result<FileLock> {
+        let (options, path) = self.named(lock.as_ref(), scope)?;
+        options.open_lazy(path)
+    }
+
+    fn named(&self, lock: &OsStr, scope: Scope) -> Result<(Self, PathBuf)> {
+        let mut options = self.clone();
+        if !name::is_path(lock) {
+            options.settings.creation_mode.get_or_insert(scope.creation_mode());
+        }
+        Ok((options, name::resolve(lock, scope)?))
     }
 
     /// Locks a file that is open already; the guard gives access to it

@@ -28,8 +28,9 @@ use std::thread;
 
 use rustix::io::Errno;
 
-use crate::mode::{Mode, Range};
-use crate::queue::Node;
+use crate::held;
+use crate::mode::{Mechanism, Mode, Range};
+use crate::queue::{Asker, Node};
 use crate::sys::file::{Identity, KeptFile};
 use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 use crate::sys::lock::{self, Owner, Patience};
@@ -89,9 +90,13 @@ impl Claim {
 
 impl Inode {
     /// Reserves if nothing reserved, and nobody who came earlier, conflicts.
-    fn reserve(&mut self, claim: Claim) -> bool {
+    ///
+    /// `again` says that the calling thread holds a part of the file already: then those who came
+    /// earlier do not count, because they may be waiting for that very hold.
+    fn reserve(&mut self, claim: Claim, again: bool) -> bool {
+        let waits_before = |(other, _): &(Claim, _)| other.conflicts_with(&claim);
         let free = !self.reserved.iter().any(|other| other.conflicts_with(&claim))
-            && !self.waiting.iter().any(|(other, _)| other.conflicts_with(&claim));
+            && (again || !self.waiting.iter().any(waits_before));
         if free {
             self.reserved.push(claim);
         }
@@ -102,7 +107,7 @@ impl Inode {
     fn admit(&mut self) -> Vec<Arc<Node>> {
         let mut admitted = Vec::new();
         for (claim, node) in std::mem::take(&mut self.waiting) {
-            if self.reserve(claim) {
+            if self.reserve(claim, false) {
                 admitted.push(node);
             } else {
                 self.waiting.push((claim, node));
@@ -120,7 +125,8 @@ pub(crate) fn try_lock(
     mode: Mode,
     range: Range,
 ) -> Result<bool, Errno> {
-    if !registry_for_use().entry(identity).or_default().reserve(Claim { owner, mode, range }) {
+    let (claim, again) = (Claim { owner, mode, range }, holds_already(identity));
+    if !registry_for_use().entry(identity).or_default().reserve(claim, again) {
         return Ok(false);
     }
     match lock::record(file, Owner::Process, mode, range, Patience::Try) {
@@ -145,14 +151,15 @@ pub(crate) fn sleep_lock(
     range: Range,
     limits: Limits<'_>,
 ) -> Result<(), Stop> {
-    let claim = Claim { owner, mode, range };
+    let (claim, again) = (Claim { owner, mode, range }, holds_already(identity));
     let mut registry = registry_for_use();
     let inode = registry.entry(identity).or_default();
-    if inode.reserve(claim) {
+    if inode.reserve(claim, again) {
         drop(registry);
     } else {
-        let node = Arc::new(Node::new(mode));
-        inode.waiting.push((claim, Arc::clone(&node)));
+        let node = Arc::new(Node::new(Asker { mode, endless: false }));
+        let place = if again { 0 } else { inode.waiting.len() };
+        inode.waiting.insert(place, (claim, Arc::clone(&node)));
         drop(registry);
         if let Err(stop) = node.wait(limits) {
             return give_up(file, identity, claim, &node).and(Err(stop));
@@ -164,6 +171,11 @@ pub(crate) fn sleep_lock(
             // wait's own.
             let _ = unlock(file, identity, owner, range);
         })
+}
+
+/// Whether the calling thread holds anything on the file.
+fn holds_already(identity: Identity) -> bool {
+    held::mode_of(identity, Mechanism::Posix, Range::WHOLE).is_some()
 }
 
 /// Leaves the queue, or gives back what was reserved in this very moment.

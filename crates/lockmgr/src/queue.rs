@@ -26,8 +26,16 @@ use crate::wait::{Limits, Stop};
 pub(crate) struct Queue {
     shared: usize,
     exclusive: bool,
-    turn: bool,
+    turn: Option<Asker>,
     waiting: VecDeque<Arc<Node>>,
+}
+
+/// Who asks for the turn.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker {
+    pub(crate) mode: Mode,
+    /// Neither gives up by itself nor can be told to.
+    pub(crate) endless: bool,
 }
 
 impl Queue {
@@ -35,20 +43,29 @@ impl Queue {
     ///
     /// `again` says that the calling thread holds the lock shared through this handle already: then
     /// those who queue do not count, because they may be waiting for that very hold.
-    pub(crate) fn claim(&mut self, mode: Mode, again: bool) -> bool {
+    pub(crate) fn claim(&mut self, asker: Asker, again: bool) -> bool {
         let first = again || self.waiting.is_empty();
-        let claimed = first && self.admits(mode);
-        self.turn |= claimed;
+        let claimed = first && self.admits(asker.mode);
+        if claimed {
+            self.turn = Some(asker);
+        }
         claimed
     }
 
     fn admits(&self, mode: Mode) -> bool {
-        !self.turn && !self.exclusive && (mode == Mode::Shared || self.shared == 0)
+        self.turn.is_none() && !self.exclusive && (mode == Mode::Shared || self.shared == 0)
+    }
+
+    /// Whether somebody here waits without end for a hold of that mode, which is not held through
+    /// this handle, to be given back.
+    pub(crate) fn waits_for(&self, held: Mode) -> bool {
+        let waits = |asker: &Asker| asker.endless && asker.mode.conflicts_with(held);
+        self.turn.as_ref().is_some_and(waits) || self.waiting.iter().any(|node| waits(&node.asker))
     }
 
     /// Joins the queue; `again` as for [`Queue::claim`].
-    pub(crate) fn join(&mut self, mode: Mode, again: bool) -> Arc<Node> {
-        let node = Arc::new(Node::new(mode));
+    pub(crate) fn join(&mut self, asker: Asker, again: bool) -> Arc<Node> {
+        let node = Arc::new(Node::new(asker));
         if again {
             self.waiting.push_front(Arc::clone(&node));
         } else {
@@ -72,22 +89,22 @@ impl Queue {
     #[must_use]
     pub(crate) fn pass_on(&mut self) -> Option<Arc<Node>> {
         let front = self.waiting.front()?;
-        if !self.admits(front.mode) {
+        if !self.admits(front.asker.mode) {
             return None;
         }
-        self.turn = true;
+        self.turn = Some(front.asker);
         self.waiting.pop_front()
     }
 
     /// The turn has become a hold.
     pub(crate) fn settle(&mut self, mode: Mode) {
-        self.turn = false;
+        self.turn = None;
         self.add(mode);
     }
 
     /// The turn has come to nothing.
     pub(crate) fn give_back(&mut self) {
-        self.turn = false;
+        self.turn = None;
     }
 
     /// A hold has ended.
@@ -108,13 +125,13 @@ impl Queue {
 
     /// Whether the one who asks is the only one who holds or tries anything.
     pub(crate) fn is_sole_holder(&self) -> bool {
-        !self.turn && (self.exclusive || self.shared == 1)
+        self.turn.is_none() && (self.exclusive || self.shared == 1)
     }
 }
 
 /// A thread or task in a queue of this process.
 pub(crate) struct Node {
-    mode: Mode,
+    asker: Asker,
     state: Mutex<NodeState>,
     changed: Condvar,
 }
@@ -126,8 +143,8 @@ struct NodeState {
 }
 
 impl Node {
-    pub(crate) fn new(mode: Mode) -> Self {
-        Self { mode, state: Mutex::default(), changed: Condvar::new() }
+    pub(crate) fn new(asker: Asker) -> Self {
+        Self { asker, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// It is this one's turn.
@@ -163,10 +180,14 @@ impl Node {
     /// Returns whether it is our turn; if not, the waker is woken when that may have changed.
     pub(crate) fn poll(&self, waker: &Waker) -> bool {
         let mut state = self.state();
-        if !state.granted {
-            state.waker = Some(waker.clone());
+        if state.granted {
+            return true;
         }
-        state.granted
+        let old = state.waker.replace(waker.clone());
+        drop(state);
+        // A waker belongs to the program: dropping the last one of a task may run any code.
+        drop(old);
+        false
     }
 
     fn state(&self) -> MutexGuard<'_, NodeState> {

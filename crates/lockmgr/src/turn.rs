@@ -17,7 +17,7 @@ use crate::description::{Description, OpenFailure, TRIES, sleep_out_lease};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::handle::{Handle, stopped, tell};
-use crate::held::{self, Wanted};
+use crate::held;
 use crate::hold::{Hold, leave_shared};
 use crate::inspect::Contention;
 use crate::mode::Mode;
@@ -126,6 +126,7 @@ impl Turn {
 
     fn sleep_out_lease(&self, access: Access, limits: Limits<'_>) -> Result<(), Stop> {
         let Some(place) = &self.handle().place else { return Ok(()) };
+        let limits = Limits { on_grant: None, ..limits };
         match sleep_out_lease(place, self.handle().settings.follow_symlinks, access, limits) {
             // The file has gone, or there is no /proc to open it by. Opening anew will tell, but
             // not in a tight loop.
@@ -209,12 +210,9 @@ impl Turn {
     /// Whether the calling thread itself stands in the way, so that waiting would never end.
     pub(crate) fn waits_for_own_thread(&self) -> bool {
         self.description.as_ref().is_some_and(|description| {
-            held::blocks(&Wanted {
-                identity: description.identity,
-                mechanism: self.handle().settings.mechanism,
-                range: self.handle().settings.range,
-                mode: self.mode,
-            })
+            let Description { identity, mechanism, range, .. } = **description;
+            held::mode_of(identity, mechanism, range)
+                .is_some_and(|held| held.conflicts_with(self.mode))
         })
     }
 

@@ -24,6 +24,8 @@ use crate::sys::alarm::{Alarm, Trigger};
 pub(crate) struct Limits<'a> {
     pub(crate) deadline: Option<Instant>,
     pub(crate) tokens: &'a [CancelToken],
+    /// Called as soon as the kernel has granted the lock, before anything is tidied up.
+    pub(crate) on_grant: Option<&'a dyn Fn()>,
 }
 
 /// Why a wait ended without success.
@@ -76,7 +78,12 @@ pub(crate) fn interruptible(
         limits.check()?;
         match call() {
             Err(Errno::INTR) => {}
-            result => return result.map_err(Stop::Os),
+            result => {
+                if let (Ok(()), Some(on_grant)) = (result, limits.on_grant) {
+                    on_grant();
+                }
+                return result.map_err(Stop::Os);
+            }
         }
     }
 }

@@ -5,8 +5,8 @@
 mod support;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -231,7 +231,7 @@ fn spin(turns: u64) {
 /// Lets cancellation and grant meet, in all orders. `waiting` and `holding` are the handles of the
 /// two sides: the same one, or two.
 fn race(waiting: &FileLock, holding: &FileLock, rounds: u64) {
-    let (tokens, inbox): (Sender<CancelToken>, Receiver<CancelToken>) = channel();
+    let (tokens, inbox) = channel::<CancelToken>();
     let (outbox, results) = channel::<Result<OwnedFileLockGuard>>();
     let (granted, cancelled) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -243,7 +243,7 @@ fn race(waiting: &FileLock, holding: &FileLock, rounds: u64) {
                 }
             }
         });
-        let (cancels, inbox): (Sender<(CancelToken, Arc<Barrier>, u64)>, Receiver<_>) = channel();
+        let (cancels, inbox) = channel::<(CancelToken, Arc<Barrier>, u64)>();
         scope.spawn(move || {
             for (token, start, pause) in inbox {
                 start.wait();
@@ -285,6 +285,51 @@ fn race(waiting: &FileLock, holding: &FileLock, rounds: u64) {
     let (granted, cancelled) = (granted.into_inner(), cancelled.into_inner());
     assert!(granted > rounds / 50, "granted {granted}");
     assert!(cancelled > rounds / 50, "cancelled {cancelled}");
+}
+
+/// Cancels at the very moment in which the wait begins: nobody sleeps through it.
+fn race_with_the_beginning(lock: &FileLock, rounds: usize) {
+    let tokens: Vec<CancelToken> = (0..rounds).map(|_| CancelToken::new()).collect();
+    let begun = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (round, token) in tokens.iter().enumerate() {
+                while begun.load(Ordering::Acquire) <= round {
+                    thread::yield_now();
+                }
+                spin(random(round as u64) % 700);
+                token.cancel();
+            }
+        });
+        for (round, token) in tokens.iter().enumerate() {
+            begun.store(round + 1, Ordering::Release);
+            let acquire = lock.acquire().cancel(token);
+            // The deadline is only there so that a sleeper wakes up to fail.
+            let result = if round % 2 == 0 { acquire.timeout(BOUND) } else { acquire }.wait_owned();
+            if !is_cancelled(&result) {
+                // The other thread is to end as well.
+                begun.store(rounds, Ordering::Release);
+                panic!("round {round}: {result:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_race_with_the_beginning_of_a_wait() {
+    for mechanism in MECHANISMS {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let (lock, other) = (open(&path, mechanism), open(&path, mechanism));
+        let guard = lock.acquire().wait_owned().unwrap();
+        // In the queue of the handle; in the kernel, or behind another handle of the process.
+        race_with_the_beginning(&lock, 3000);
+        race_with_the_beginning(&other, 3000);
+        drop(guard);
+        // In the kernel for posix too.
+        let _other = holder(&[path.to_str().unwrap(), mechanism]);
+        race_with_the_beginning(&lock, 3000);
+    }
 }
 
 #[test]

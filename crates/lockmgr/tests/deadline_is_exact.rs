@@ -67,17 +67,17 @@ fn waits_in_vain(lock: &FileLock, mode: Mode, timeout: Duration) {
         Mode::Exclusive => lock.lock_timeout(timeout),
         Mode::Shared => lock.lock_shared_timeout(timeout),
     };
-    check_refusal(result, deadline);
+    check_refusal(&result, deadline);
 
     let deadline = Instant::now() + timeout;
     let result = match mode {
         Mode::Exclusive => lock.lock_until(deadline),
         Mode::Shared => lock.lock_shared_until(deadline),
     };
-    check_refusal(result, deadline);
+    check_refusal(&result, deadline);
 }
 
-fn check_refusal<T: std::fmt::Debug>(result: lockmgr::Result<T>, deadline: Instant) {
+fn check_refusal<T: std::fmt::Debug>(result: &lockmgr::Result<T>, deadline: Instant) {
     let now = Instant::now();
     assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
     assert!(now >= deadline, "{:?} early", deadline - now);
@@ -223,8 +223,8 @@ fn zero_is_one_attempt() {
         }
         // Held by the same handle, then by another one.
         let guard = lock.acquire().wait_owned().unwrap();
-        check_refusal(lock.lock_until(past), past);
-        check_refusal(open(&path, mechanism).lock_until(past), past);
+        check_refusal(&lock.lock_until(past), past);
+        check_refusal(&open(&path, mechanism).lock_until(past), past);
         drop(guard);
         drop(lock.lock_until(past).unwrap());
     }
@@ -432,6 +432,7 @@ fn wait_in_front_of_a_stop(args: &[String]) {
     let lock = open(&args[0], &args[1]);
     while let Some(line) = hear() {
         let timeout = Duration::from_millis(line.parse().unwrap());
+        say("waiting");
         let deadline = Instant::now() + timeout;
         match lock.lock_timeout(timeout) {
             Ok(guard) => {
@@ -441,11 +442,21 @@ fn wait_in_front_of_a_stop(args: &[String]) {
                 say("released");
             }
             result => {
-                check_refusal(result, deadline);
+                check_refusal(&result, deadline);
                 say("timed out");
             }
         }
     }
+}
+
+/// Has it wait for so many milliseconds, and returns when it does, or when that time is over.
+fn have_it_wait(worker: &mut Worker, path: &str, time: u64) {
+    worker.tell(&time.to_string());
+    worker.expect("waiting");
+    let start = Instant::now();
+    eventually("it waits", || {
+        kernel_locks(path.as_ref()).1 == 1 || start.elapsed() > Duration::from_millis(time)
+    });
 }
 
 fn stop(worker: &Worker) {
@@ -460,8 +471,7 @@ fn a_waiter_that_is_stopped_keeps_its_deadline() {
         let mut waiter = Worker::spawn("stopped", &[&held.path, mechanism]);
 
         // Goes on before its time is over.
-        waiter.tell("300");
-        wait_for_blocked(held.path.as_ref(), 1);
+        have_it_wait(&mut waiter, &held.path, 300);
         for _ in 0..3 {
             stop(&waiter);
             waiter.signal(libc::SIGCONT);
@@ -470,16 +480,14 @@ fn a_waiter_that_is_stopped_keeps_its_deadline() {
 
         // Goes on after its time is over.
         let start = Instant::now();
-        waiter.tell("100");
-        wait_for_blocked(held.path.as_ref(), 1);
+        have_it_wait(&mut waiter, &held.path, 100);
         stop(&waiter);
         eventually("its time is over", || start.elapsed() > Duration::from_millis(150));
         waiter.signal(libc::SIGCONT);
         waiter.expect("timed out");
 
         // The lock is released meanwhile, and it goes on in time.
-        waiter.tell("25000");
-        wait_for_blocked(held.path.as_ref(), 1);
+        have_it_wait(&mut waiter, &held.path, 25_000);
         stop(&waiter);
         release(&mut held.holder);
         waiter.signal(libc::SIGCONT);
@@ -488,10 +496,9 @@ fn a_waiter_that_is_stopped_keeps_its_deadline() {
         // It is the holder that is stopped.
         let mut second = Worker::spawn("stopped", &[&held.path, mechanism]);
         stop(&waiter);
-        second.tell("100");
+        have_it_wait(&mut second, &held.path, 100);
         second.expect("timed out");
-        second.tell("25000");
-        wait_for_blocked(held.path.as_ref(), 1);
+        have_it_wait(&mut second, &held.path, 25_000);
         waiter.signal(libc::SIGCONT);
         waiter.tell("release");
         waiter.expect("released");

@@ -11,13 +11,13 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use lockmgr::{Error, FileLock, FileLockGuard, LockMgr, Mechanism, OwnedFileLockGuard};
 use support::process::{self, Way, descriptors_of, fork, is_alive, open_files, outcome_of};
-use support::{BOUND, Worker, alone, hear, raw, roles, say, serve, wait_for_blocked};
+use support::{BOUND, Worker, alone, eventually, hear, raw, roles, say, serve, wait_for_blocked};
 
 #[test]
 fn worker() {
@@ -486,7 +486,7 @@ fn waiter(args: &[String]) {
 }
 
 #[test]
-fn forks_beside_opens_and_closes_inherit_nothing() {
+fn no_fork_beside_opens_copies_a_lock() {
     for mechanism in MECHANISMS {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.lock");
@@ -494,19 +494,29 @@ fn forks_beside_opens_and_closes_inherit_nothing() {
     }
 }
 
-/// While threads open and close, every child looks what it got.
+/// While threads open and close, every child looks what it got. It may be a copy of a description
+/// that was open and not known yet; but then no lock may ever be taken on it.
 fn storm(args: &[String]) {
-    const CHILDREN: usize = 200;
+    const CHILDREN: usize = 100;
     let scene = Scene::new(args);
-    in_storm(&scene, || {
+    in_storm(&scene, |storm| {
         for _ in 0..CHILDREN {
-            fork(scene.way, |_| {
-                let dir = scene.path.parent().unwrap();
+            // From here on each thread stops as soon as it holds something.
+            storm.calm.store(true, Ordering::SeqCst);
+            let mut child = fork(scene.way, |parent| {
+                parent.hear();
                 let mut files = open_files(std::process::id());
-                files.retain(|(_, link)| link.starts_with(dir));
+                files.retain(|(fd, _)| {
+                    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"));
+                    info.is_ok_and(|info| info.contains("lock:"))
+                });
                 assert_eq!(files, []);
-            })
-            .finish();
+            });
+            eventually("all threads hold a lock", || storm.resting() == THREADS);
+            child.tell("look");
+            child.finish();
+            storm.calm.store(false, Ordering::SeqCst);
+            eventually("all threads go on", || storm.resting() == 0);
         }
     });
 }
@@ -537,7 +547,7 @@ fn children_of_a_storm_keep_no_lock() {
 fn stormy_parent(args: &[String]) {
     const CHILDREN: usize = 20;
     let scene = Scene::new(args);
-    in_storm(&scene, || {
+    in_storm(&scene, |_| {
         let children: Vec<_> = (0..CHILDREN)
             .map(|_| {
                 let mut child = fork(scene.way, |parent| {
@@ -561,43 +571,66 @@ fn thread_path(path: &Path, index: usize) -> PathBuf {
 }
 
 /// Holds the lock, and opens, acquires, releases and closes others in other threads, meanwhile.
-fn in_storm(scene: &Scene, run: impl FnOnce()) {
+fn in_storm(scene: &Scene, run: impl FnOnce(&Storm)) {
     let lock = scene.open();
     let guard = lock.lock().unwrap();
-    let over = AtomicBool::new(false);
+    let storm = Storm::default();
     thread::scope(|scope| {
         for index in 0..THREADS {
-            let over = &over;
+            let storm = &storm;
             scope.spawn(move || {
                 let path = thread_path(&scene.path, index);
                 let options =
                     FileLock::options().mechanism(scene.mechanism).remove_on_release(index == 0);
                 let kept = options.open(&path).unwrap();
-                while !over.load(Ordering::Relaxed) {
-                    let lock = options.open(&path).unwrap();
-                    lock.lock().unwrap().unlock().unwrap();
-                    drop(lock);
-                    kept.lock().unwrap().unlock().unwrap();
-                    assert!(matches!(lock_somebodys(scene), Err(Error::Busy { .. })));
+                let taken = scene.open();
+                while !storm.over.load(Ordering::SeqCst) {
+                    storm.hold(&options.open(&path).unwrap());
+                    storm.hold(&kept);
+                    assert!(matches!(taken.try_lock(), Err(Error::Busy { .. })));
                 }
             });
         }
         // Also when `run` fails.
-        let _over = StopAtEnd(&over);
-        run();
+        let _end = storm.end();
+        run(&storm);
     });
     drop(guard);
 }
 
-fn lock_somebodys(scene: &Scene) -> Result<(), Error> {
-    scene.open().try_lock().map(drop)
+#[derive(Default)]
+struct Storm {
+    over: AtomicBool,
+    calm: AtomicBool,
+    resting: AtomicUsize,
 }
 
-struct StopAtEnd<'a>(&'a AtomicBool);
+impl Storm {
+    fn hold(&self, lock: &FileLock) {
+        let guard = lock.lock().unwrap();
+        if self.calm.load(Ordering::SeqCst) {
+            self.resting.fetch_add(1, Ordering::SeqCst);
+            while self.calm.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            self.resting.fetch_sub(1, Ordering::SeqCst);
+        }
+        guard.unlock().unwrap();
+    }
 
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+    fn resting(&self) -> usize {
+        self.resting.load(Ordering::SeqCst)
+    }
+
+    fn end(&self) -> impl Drop {
+        struct End<'a>(&'a Storm);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.over.store(true, Ordering::SeqCst);
+                self.0.calm.store(false, Ordering::SeqCst);
+            }
+        }
+        End(self)
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use lockmgr::{CancelToken, Error, FileLock, LockMgr, Mechanism};
 use support::probe::{self, probe, start};
 use support::raw::{give_lease_back, ignore, take_write_lease};
+use support::tasks::{sleeps_in, system_calls_are_shown, threads_of};
 use support::{Worker, eventually, hear, say, serve, skip};
 
 #[test]
@@ -47,18 +48,18 @@ fn leased(path: &Path) -> Option<Worker> {
 
 const MECHANISMS: [&str; 3] = ["flock", "ofd", "posix"];
 
-/// Waits until the worker sleeps in a system call that opens a file.
+/// Waits until the worker sleeps in a system call that opens a file, as far as that can be seen.
 fn wait_until_opening(worker: &Worker) {
     let opening = [
         libc::SYS_openat,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_open,
     ];
+    let pid = worker.pid();
     eventually("the waiter sleeps in open", || {
-        std::fs::read_dir(format!("/proc/{}/task", worker.pid())).unwrap().flatten().any(|task| {
-            let text = std::fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
-            let number = text.split(' ').next().and_then(|number| number.parse().ok());
-            number.is_some_and(|number| opening.contains(&number))
+        threads_of(pid).into_iter().any(|thread| match sleeps_in(pid, thread) {
+            Some([call, ..]) => opening.contains(&call),
+            None => !system_calls_are_shown(),
         })
     });
 }

@@ -7,8 +7,11 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
 
+use lockmgr::{FileLock, OwnedFileLockGuard};
 use support::probe::{self, hex, probe, start};
-use support::users::{can_mount, can_play_users, chmod, in_namespace, mode_of, public_dir, user};
+use support::users::{
+    can_mount, can_play_users, chmod, in_namespace, mode_of, new_user, public_dir,
+};
 use support::{Worker, serve, skip};
 
 #[test]
@@ -31,7 +34,7 @@ fn a_file_that_can_only_be_read() {
     let path = dir.path().join("a.lock");
     fs::write(&path, "root's\n").unwrap();
     chmod(&path, 0o444);
-    let somebody = format!("user={}", user(1));
+    let somebody = format!("user={}", new_user());
     for words in ["flock", "flock shared", "ofd shared", "posix shared"] {
         assert_eq!(probe(&path, &format!("{somebody} {words}")), "held", "{words}");
     }
@@ -43,7 +46,7 @@ fn a_file_that_can_only_be_read() {
         );
     }
     // It is a real lock: users exclude each other through a file that neither can write.
-    let holder = start(&path, &format!("user={} hold", user(2)));
+    let holder = start(&path, &format!("user={} hold", new_user()));
     holder.expect("held");
     let outcome = probe(&path, &format!("{somebody} try"));
     assert!(outcome.starts_with(&format!("Busy: PATH: busy, held by pid {} (", holder.pid())));
@@ -59,7 +62,7 @@ fn a_file_that_can_only_be_written() {
     let path = dir.path().join("a.lock");
     fs::write(&path, "").unwrap();
     chmod(&path, 0o222);
-    let somebody = format!("user={}", user(1));
+    let somebody = format!("user={}", new_user());
     for words in ["flock", "flock shared", "ofd", "posix"] {
         assert_eq!(probe(&path, &format!("{somebody} {words}")), "held", "{words}");
     }
@@ -78,7 +81,7 @@ fn a_file_or_directory_that_is_closed_to_us() {
         return;
     }
     let dir = public_dir(0o755);
-    let somebody = format!("user={}", user(1));
+    let somebody = format!("user={}", new_user());
     let secret = dir.path().join("secret.lock");
     fs::write(&secret, "").unwrap();
     chmod(&secret, 0o600);
@@ -114,18 +117,21 @@ fn a_file_or_directory_that_is_closed_to_us() {
     assert_eq!(waiter.next_line(), "Io: PATH: cannot lock: Permission denied (os error 13)");
 }
 
-/// `fs.protected_regular`, put back when dropped.
+/// `fs.protected_regular`, which is the whole machine's: put back when dropped, and one test's at a
+/// time.
 struct ProtectedRegular {
     before: String,
+    _alone: OwnedFileLockGuard,
 }
 
 impl ProtectedRegular {
     const PATH: &str = "/proc/sys/fs/protected_regular";
 
     fn set(value: &str) -> std::io::Result<Self> {
+        let alone = FileLock::open(Self::PATH)?.acquire().wait_owned()?;
         let before = fs::read_to_string(Self::PATH)?;
         fs::write(Self::PATH, value)?;
-        Ok(Self { before })
+        Ok(Self { before, _alone: alone })
     }
 }
 
@@ -148,11 +154,12 @@ fn a_foreign_file_in_a_sticky_directory_although_the_kernel_protects_it_from_bei
         let path = dir.path().join("a.lock");
         fs::write(&path, "").unwrap();
         chmod(&path, 0o666);
-        chown(&path, Some(user(1)), Some(user(1))).unwrap();
+        let [owner, other] = [new_user(), new_user()];
+        chown(&path, Some(owner), Some(owner)).unwrap();
         // So it is with the flags that everybody else opens with: not even root may.
-        let naive = fs::File::options().read(true).write(true).create(true).open(&path);
+        let naive = fs::File::options().append(true).create(true).open(&path);
         assert_eq!(naive.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
-        for who in [user(2), user(1), 0] {
+        for who in [other, owner, 0] {
             for words in ["flock", "ofd", "posix", "flock shared", "flock mode=644"] {
                 assert_eq!(probe(&path, &format!("user={who} {words}")), "held", "{who} {words}");
             }

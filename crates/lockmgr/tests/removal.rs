@@ -9,7 +9,7 @@ use std::path::Path;
 
 use lockmgr::{Error, FileLock, FileLockOptions, Mechanism, Mode, Range};
 use support::probe::{self, probe, start, told};
-use support::users::{can_play_users, public_dir, user};
+use support::users::{can_play_users, new_user, public_dir};
 use support::{Worker, hear, say, serve, wait_for_blocked};
 
 #[test]
@@ -186,12 +186,13 @@ fn a_file_that_others_may_not_delete_stays() {
     for dir in [&sticky, &closed] {
         let path = dir.path().join("a.lock");
         fs::write(&path, "").unwrap();
-        let worker = start(&path, &format!("user={} remove", user(1)));
+        let worker = start(&path, &format!("user={} remove", new_user()));
         worker.expect("held");
         worker.expect(
             "NotOurs: PATH: the lock was released, but the file not removed: its directory does \
              not allow the removal",
         );
+        assert!(worker.finish().success());
         assert!(path.exists());
         assert_eq!(support::kernel_locks(&path), (0, 0));
     }
@@ -281,9 +282,13 @@ fn no_two_get_in_however_often_the_file_goes() {
         let args = [path_text, counter_text, &mechanism_text, &rounds];
         let mut workers: Vec<Worker> =
             (0..WORKERS).map(|_| Worker::spawn("rounds", &args)).collect();
-        workers.iter().for_each(|worker| worker.expect("ready"));
-        workers.iter_mut().for_each(|worker| worker.tell("go"));
-        workers.iter().for_each(|worker| worker.expect("done"));
+        for worker in &mut workers {
+            worker.expect("ready");
+            worker.tell("go");
+        }
+        for worker in &workers {
+            worker.expect("done");
+        }
         assert_eq!(fs::read_to_string(&counter).unwrap(), (WORKERS * ROUNDS).to_string());
         assert!(!path.exists(), "the last one has removed it");
     }

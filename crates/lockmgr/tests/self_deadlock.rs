@@ -5,7 +5,7 @@
 mod support;
 
 use std::path::Path;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -40,9 +40,10 @@ fn ends<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = thread::spawn(move || sender.send(run()).unwrap());
     match results.recv_timeout(BOUND) {
         Ok(result) => result,
-        // Either it hangs, or it has failed and says why.
-        Err(_) if !thread.is_finished() => panic!("it hangs"),
-        Err(_) => std::panic::resume_unwind(thread.join().unwrap_err()),
+        Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
+        Err(RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().unwrap_err())
+        }
     }
 }
 
@@ -236,7 +237,7 @@ fn behind_a_thread_that_waits_for_this_one() {
             let waiter = thread::spawn(move || {
                 may_go.recv().unwrap();
                 sender.send(this_thread()).unwrap();
-                drop(waiting.lock_timeout(BOUND).unwrap());
+                drop(waiting.lock().unwrap());
             });
             ends(move || {
                 let guard = first.acquire().mode(held).wait().unwrap();
@@ -260,6 +261,60 @@ fn behind_a_thread_that_waits_for_this_one() {
                 drop(guard);
             });
             waiter.join().unwrap();
+        }
+    }
+}
+
+/// The same, but the one in front gives up in time, or can be told to: that is worth waiting for.
+#[test]
+fn behind_a_thread_that_will_give_up() {
+    for mechanism in MECHANISMS {
+        for cancelled in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a.lock");
+            let (first, second) = (open(&path, mechanism), open(&path, mechanism));
+            let (sender, threads) = channel();
+            let (go, may_go) = channel();
+            let token = CancelToken::new();
+            let waiter = {
+                let (second, token) = (second.clone(), token.clone());
+                thread::spawn(move || {
+                    may_go.recv().unwrap();
+                    sender.send(this_thread()).unwrap();
+                    if cancelled {
+                        second.acquire().cancel(&token).wait().map(drop)
+                    } else {
+                        second.lock_timeout(Duration::from_millis(100)).map(drop)
+                    }
+                })
+            };
+            ends(move || {
+                let guard = first.lock_shared().unwrap();
+                go.send(()).unwrap();
+                let thread = threads.recv().unwrap();
+                if mechanism == "posix" {
+                    wait_until_queued(thread);
+                } else {
+                    wait_for_blocked(&path, 1);
+                }
+                // What cannot end well is refused all the same.
+                refused(second.lock());
+                let canceller = thread::spawn({
+                    let this = this_thread();
+                    move || {
+                        wait_until_queued(this);
+                        token.cancel();
+                    }
+                });
+                drop(second.lock_shared().unwrap());
+                canceller.join().unwrap();
+                drop(guard);
+            });
+            let result = waiter.join().unwrap();
+            assert!(
+                matches!(result, Err(Error::Cancelled { .. } | Error::TimedOut { .. })),
+                "{result:?}"
+            );
         }
     }
 }

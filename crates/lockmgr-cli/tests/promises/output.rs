@@ -1,6 +1,6 @@
 //! Standard output is the command's; what lockmgr says goes to standard error, whole and harmless.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::process::Stdio;
 
 use crate::support::{LOCKMGR, Running, Scratch, finished, has, hold, skip};
@@ -57,9 +57,7 @@ fn a_reader_that_went_away_is_no_defect() {
             assert!(!shown.err.contains("defect") && !shown.err.contains("panic"), "{shown:?}");
         }
     }
-    let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-    let mut lost = scratch.lockmgr(&["path", "x"]);
-    finished(lost.stdout(full)).exits(74).says(&["output"]);
+    scratch.sh("exec \"$LOCKMGR\" path x >/dev/full").exits(74).says(&["output"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::support::{
 
 /// Counts the signals of one name it gets, and says each count; TERM ends it with status 7.
 const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo $n' \"$1\"; trap 'kill -9 $!; exit 7' TERM; \
-                       sleep 60 & echo ready; while :; do wait; done";
+                       sleep 60 & echo ready; until wait; do :; done";
 
 #[test]
 fn each_signal_reaches_the_command_once() {
@@ -61,7 +61,7 @@ fn signals_before_the_command_is_ready_are_not_lost() {
 #[test]
 fn the_real_end_is_waited_for() {
     let scratch = Scratch::new();
-    let command = "trap 'echo cleaning; read _; echo clean; exit 3' TERM; echo ready; while :; do read _; done";
+    let command = "trap 'echo cleaning; read _; echo clean; exit 3' TERM; echo ready; while :; do sleep 0.01; done";
     let mut running = Running::start(
         scratch.lockmgr(&["run", "./l", "sh", "-c", command]).stdin(std::process::Stdio::piped()),
     );

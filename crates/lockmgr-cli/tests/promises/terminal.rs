@@ -1,23 +1,20 @@
 //! At a terminal the command is a job like any other: Ctrl-C, Ctrl-Z, fg, a new size, a hangup.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::support::{BOUND, Scratch, is_locked, state, wait_until};
+use crate::support::{Listener, Scratch, is_locked, state, wait_until};
 
 /// A terminal, and the program that leads its session.
 struct Terminal {
-    user: File,
-    seen: String,
+    user: Listener,
     leader: Child,
 }
 
@@ -27,57 +24,33 @@ impl Terminal {
             .expect("a terminal");
         grantpt(&user).expect("it is ours");
         unlockpt(&user).expect("it is ours");
-        let name =
-            ptsname(&user, Vec::new()).expect("it has a name").into_string().expect("in ASCII");
-        let ours = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags_noctty()
-            .open(name)
-            .expect("the terminal's other side");
-        let copy = || Stdio::from(ours.try_clone().expect("a descriptor"));
-        let leader =
-            command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("it starts");
-        Terminal { user: user.into(), seen: String::new(), leader }
+        let name = ptsname(&user, Vec::new()).expect("it has a name");
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let other_side = open(name, flags, Mode::empty()).expect("the terminal's other side");
+        let copy = || Stdio::from(other_side.try_clone().expect("a descriptor"));
+        let command = command.stdin(copy()).stdout(copy()).stderr(copy());
+        let leader = command.spawn().expect("it starts");
+        Terminal { user: Listener::new(user), leader }
     }
 
     fn types(&mut self, keys: &str) {
-        self.user.write_all(keys.as_bytes()).expect("the terminal takes input");
+        self.user.source().write_all(keys.as_bytes()).expect("the terminal takes input");
     }
 
-    /// Reads on until the text is seen, and forgets everything up to its end.
+    /// Reads on until the text is seen.
     #[track_caller]
     fn shows(&mut self, text: &str) {
-        let at = self.reads_until(|seen| seen.find(text));
-        self.seen.drain(..at + text.len());
+        let before = self.user.until(text);
+        assert!(before.is_some(), "the end came before {text:?}; seen: {}", self.user.shown());
     }
 
-    /// Reads a number that ends in a point, and forgets everything up to it.
+    /// Reads a number that ends in a point.
     #[track_caller]
     fn reads_pid(&mut self) -> Pid {
-        let at = self.reads_until(|seen| seen.find('.'));
-        let line: String = self.seen.drain(..=at).collect();
+        let line = self.user.until(".").expect("a number and a point");
         // A prompt or a job's number may stand before it.
-        let number =
-            line[..at].rsplit(|c: char| !c.is_ascii_digit()).next().expect("the last part");
+        let number = line.rsplit(|c: char| !c.is_ascii_digit()).next().expect("the last part");
         crate::support::pid(number.parse().expect("a pid"))
-    }
-
-    #[track_caller]
-    fn reads_until(&mut self, found: impl Fn(&str) -> Option<usize>) -> usize {
-        loop {
-            if let Some(at) = found(&self.seen) {
-                return at;
-            }
-            let mut ready = [PollFd::from_borrowed_fd(self.user.as_fd(), PollFlags::IN)];
-            let limit = Timespec { tv_sec: BOUND.as_secs().cast_signed(), tv_nsec: 0 };
-            let count = poll(&mut ready, Some(&limit)).expect("poll");
-            assert!(count > 0, "it did not come; seen: {:?}", self.seen);
-            let mut buffer = [0; 4096];
-            let read = self.user.read(&mut buffer).unwrap_or(0);
-            assert!(read > 0, "the end came before it; seen: {:?}", self.seen);
-            self.seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
-        }
     }
 
     fn end(mut self) -> (Option<i32>, Option<i32>) {
@@ -98,17 +71,6 @@ impl Drop for Terminal {
     }
 }
 
-trait NoControllingTerminal {
-    fn custom_flags_noctty(&mut self) -> &mut Self;
-}
-
-impl NoControllingTerminal for OpenOptions {
-    fn custom_flags_noctty(&mut self) -> &mut Self {
-        use std::os::unix::fs::OpenOptionsExt;
-        self.custom_flags(OFlags::NOCTTY.bits().cast_signed())
-    }
-}
-
 /// lockmgr itself leads the session and has the terminal in front of it.
 fn alone(scratch: &Scratch, words: &[&str]) -> Terminal {
     let mut command = scratch.command(&["setsid", "--ctty"]);
@@ -126,7 +88,7 @@ fn shell(scratch: &Scratch) -> Terminal {
 }
 
 const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo \"<$n>\"' \"$1\"; trap 'kill -9 $!; echo \"total $n.\"; exit 7' TERM; \
-                       sleep 60 & echo ready; while :; do wait; done";
+                       sleep 60 & echo ready; until wait; do :; done";
 
 #[test]
 fn ctrl_c_comes_once() {
@@ -150,7 +112,7 @@ fn a_new_size_comes_once() {
     terminal.shows("ready");
     for count in 1..=10 {
         let size = Winsize { ws_row: 24, ws_col: 80 + count, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&terminal.user, size).unwrap();
+        tcsetwinsize(terminal.user.source(), size).unwrap();
         terminal.shows(&format!("<{count}>"));
     }
     kill_process(crate::support::pid(terminal.leader.id()), Signal::TERM).unwrap();
@@ -198,8 +160,7 @@ fn a_hangup_reaches_the_command() {
     let mut terminal = alone(&scratch, &["run", "./l", "sh", "-c", command]);
     terminal.shows("ready");
     // Closing the user's side is what the end of a terminal window or of ssh is.
-    let elsewhere = File::open("/dev/null").unwrap();
-    drop(std::mem::replace(&mut terminal.user, elsewhere));
+    terminal.user.hang_up();
     assert_eq!(terminal.end(), (Some(9), None));
     assert_eq!(std::fs::read_to_string(scratch.path("seen")).unwrap(), "hangup\n");
 }
@@ -216,7 +177,7 @@ fn a_shell_loop_ends_at_ctrl_c() {
     // The shell is back at once: the loop has not gone on to its second round.
     terminal.types("echo done\n");
     terminal.shows("done");
-    assert!(!terminal.seen.contains("running"));
+    assert!(!terminal.user.shown().contains("running"));
     terminal.types("exit\n");
 }
 
@@ -248,14 +209,14 @@ fn ctrl_z_and_fg() {
 fn a_command_that_does_not_want_to_be_stopped_is_not() {
     let scratch = Scratch::new();
     let mut terminal = shell(&scratch);
-    let command = "trap \"echo no\" TSTP; echo ready; until test \"$word\" = end; do read word && echo got $word; done";
+    let command = "trap \"echo no\" TSTP; echo ready; for try in 1 2 3 4 5; do read word && echo got $word; done";
     terminal.types(&format!("\"$LOCKMGR\" run ./l sh -c '{command}'\n"));
     terminal.shows("ready");
     terminal.types("\x1a");
     terminal.shows("no");
-    terminal.types("word\nend\n");
-    terminal.shows("got word");
-    terminal.shows("got end");
+    terminal.types("one\ntwo\nthree\nfour\nfive\n");
+    terminal.shows("got one");
+    terminal.shows("got four");
     terminal.types("exit\n");
 }
 

@@ -15,6 +15,9 @@ use std::io::Read;
 
 pub(crate) use held_here::held_through;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
 use crate::mode::Mechanism;
 use crate::printable::Printable;
 use crate::sys::file::Identity;
@@ -90,10 +93,8 @@ impl Contention {
         let holders = self.holders();
         if holders.is_empty() {
             // The table has a line without a pid for a holder that the kernel does not name.
-            return match self.lines().is_empty() {
-                true => Ok(()),
-                false => f.write_str(", holder not visible"),
-            };
+            let hidden = !self.lines().is_empty();
+            return f.write_str(if hidden { ", holder not visible" } else { "" });
         }
         f.write_str(if lease { ", kept from being opened by a lease of " } else { ", held by " })?;
         for (index, holder) in holders.iter().take(SHOWN).enumerate() {
@@ -101,6 +102,8 @@ impl Contention {
             write!(f, "pid {}", holder.pid)?;
             if !holder.command.is_empty() {
                 write!(f, " ({})", holder.command)?;
+            } else if has_ended(holder.pid) {
+                f.write_str(" (ended; the lock lives on in a process that has its descriptor)")?;
             }
         }
         match holders.len().saturating_sub(SHOWN) {
@@ -108,6 +111,13 @@ impl Contention {
             more => write!(f, " and {more} more"),
         }
     }
+}
+
+fn has_ended(pid: u32) -> bool {
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 /// The process's command line, or its short name in brackets for those that have none.
@@ -145,4 +155,26 @@ fn command_of(pid: u32) -> String {
         shown.push('…');
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_without_a_command_line_has_a_short_name() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        // Ended, and not yet waited for.
+        while !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        assert_eq!(command_of(pid), "[true]");
+        assert!(!has_ended(pid));
+        child.wait().unwrap();
+        assert_eq!(command_of(pid), "");
+        assert!(has_ended(pid));
+    }
 }

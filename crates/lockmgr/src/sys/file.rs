@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawMode, Stat};
 use rustix::io::Errno;
@@ -24,16 +25,26 @@ pub(crate) struct KeptFile {
 }
 
 impl KeptFile {
-    /// Takes over a descriptor that was opened elsewhere.
+    /// Takes over a descriptor that was opened elsewhere. Copies that forks have made of it before
+    /// are the program's affair.
     pub(crate) fn keep(file: File) -> Self {
-        let _in_flight = fork::in_flight();
         Self::list(file)
     }
 
-    /// Opens and lists as one step, as far as a fork in another thread is concerned.
-    fn open_with(open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<Self, Errno> {
-        let _in_flight = fork::in_flight();
-        open().map(|fd| Self::list(File::from(fd)))
+    /// Opens and lists as one step, as far as a fork in another thread is concerned. `open` is
+    /// called again, told so by its argument, until no fork came between.
+    fn open_with(mut open: impl FnMut(bool) -> Result<OwnedFd, Errno>) -> Result<Self, Errno> {
+        let mut watch = fork::Watch::new();
+        let mut again = false;
+        loop {
+            let kept = Self::list(File::from(open(again)?));
+            if watch.saw_no_fork() {
+                return Ok(kept);
+            }
+            // A child may have a copy that keeps what would be locked on it.
+            drop(kept);
+            again = true;
+        }
     }
 
     fn list(file: File) -> Self {
@@ -54,7 +65,6 @@ impl KeptFile {
 
 impl Drop for KeptFile {
     fn drop(&mut self) {
-        let _in_flight = fork::in_flight();
         self.slot.free();
         // SAFETY: nothing uses the field after this.
         unsafe { ManuallyDrop::drop(&mut self.file) };
@@ -117,15 +127,61 @@ pub(crate) fn open(
         }
     };
     let permissions = Permissions::from_raw_mode(permissions as RawMode);
-    KeptFile::open_with(|| {
+    KeptFile::open_with(|again| {
+        if again && matches!(create, Create::New(_)) {
+            // We have made it ourselves. If it has gone since, or cannot be opened like this, the
+            // caller is to begin anew.
+            let flags = flags.difference(OFlags::CREATE | OFlags::EXCL);
+            return retry(|| rustix::fs::open(path, flags, permissions))
+                .and_then(above_standard_streams)
+                .map_err(|_| Errno::EXIST);
+        }
         retry(|| rustix::fs::open(path, flags, permissions)).and_then(above_standard_streams)
     })
+}
+
+/// Permissions that the umask was seen to leave alone. A program that changes its umask later is
+/// rare, and all it risks is the moment that [`make_exactly`] avoids.
+static LET_THROUGH: AtomicU32 = AtomicU32::new(0);
+
+/// Makes a new file that has exactly these permissions from the moment on at which it can be found:
+/// whoever opens it meets no narrower ones, and a crash leaves none (`O_TMPFILE`, then a name).
+///
+/// Returns false where the ordinary way has to do: the filesystem does not know this one, there is
+/// no `/proc`, or the umask is known to take none of these permissions away.
+pub(crate) fn make_exactly(directory: &CStr, path: &CStr, permissions: u32) -> Result<bool, Errno> {
+    if permissions & !LET_THROUGH.load(Ordering::Relaxed) == 0 {
+        return Ok(false);
+    }
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let wanted = Permissions::from_raw_mode(permissions as RawMode);
+    let opened = KeptFile::open_with(|_again| {
+        retry(|| rustix::fs::open(directory, flags, wanted)).and_then(above_standard_streams)
+    });
+    let unnamed = match opened {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return Ok(false),
+        opened => opened?,
+    };
+    if rustix::fs::fstat(&unnamed)
+        .is_ok_and(|stat| Permissions::from_raw_mode(stat.st_mode) == wanted)
+    {
+        LET_THROUGH.fetch_or(permissions, Ordering::Relaxed);
+    } else {
+        set_permissions(&unnamed, permissions);
+    }
+    let link = format!("/proc/self/fd/{}", unnamed.as_fd().as_raw_fd());
+    match retry(|| rustix::fs::linkat(CWD, &*link, CWD, path, AtFlags::SYMLINK_FOLLOW)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Err(Errno::EXIST),
+        // The ordinary way may do, and if not, will tell better why.
+        Err(_) => Ok(false),
+    }
 }
 
 /// A directory, as an anchor for names in it (`O_PATH`).
 pub(crate) fn open_directory(path: &CStr) -> Result<KeptFile, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    KeptFile::open_with(|| {
+    KeptFile::open_with(|_again| {
         retry(|| rustix::fs::open(path, flags, Permissions::empty()))
             .and_then(above_standard_streams)
     })
@@ -137,7 +193,7 @@ pub(crate) fn pin(path: &CStr, follow: bool) -> Result<KeptFile, Errno> {
     if !follow {
         flags |= OFlags::NOFOLLOW;
     }
-    KeptFile::open_with(|| {
+    KeptFile::open_with(|_again| {
         retry(|| rustix::fs::open(path, flags, Permissions::empty()))
             .and_then(above_standard_streams)
     })

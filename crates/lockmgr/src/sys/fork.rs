@@ -15,17 +15,22 @@
 //!    lock there does what the handler would have done.
 //!
 //! Between `open` and the entry in the table there is a window in which a fork in another thread
-//! would copy an unlisted descriptor. Opens and closes therefore count as in flight
-//! ([`InFlight`]), and the at-fork handler waits for them, but at most 10 ms: an `open` that hangs
-//! on a dead network mount must not make `fork` hang too. In that one case the child keeps a copy.
+//! copies an unlisted descriptor. No fork waits for opens, which can hang. Instead the opener
+//! watches for forks ([`Watch`]): if one may have been in the window, the description is closed
+//! before any lock was asked for on it, and another one is opened. The copy in the child is of a
+//! description that nobody will ever lock. (A bare `clone` is not seen by the watch.) A close needs
+//! no such care, because the lock on a description is always released before it is closed.
+//!
+//! Nothing here, and nothing that a child uses of it, is guarded by a lock that another thread of
+//! the parent could have held at the moment of the fork ([`Lazy`]).
 //!
 //! References: `pthread_atfork(3)`, `madvise(2)`, `open(2)` (`O_PATH`), `dup(2)`.
 
 use std::hint;
+use std::marker::PhantomData;
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,13 +38,19 @@ use std::time::{Duration, Instant};
 pub(crate) const FIRST_GENERATION: u32 = 1;
 
 static GENERATION: AtomicU32 = AtomicU32::new(FIRST_GENERATION);
-static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+/// Forks between their first and their last handler.
 static FORKING: AtomicUsize = AtomicUsize::new(0);
+/// Forks that are through.
+static FORKED: AtomicUsize = AtomicUsize::new(0);
 static TABLE: Chunk = Chunk::new();
-static MARK: OnceLock<Option<&'static AtomicU32>> = OnceLock::new();
+/// Null until the handlers are installed.
+static MARK: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+/// In the place of the wiped page where there is none: it says nothing.
+static NO_PAGE: AtomicU32 = AtomicU32::new(SETTLED);
 
-/// How long a fork waits for opens and closes in other threads.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long an open waits for a moment without forks. Only a fork whose handlers wait for the
+/// very thread that opens takes that long.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const FREE: RawFd = -1;
 const CHUNK: usize = 62;
@@ -54,7 +65,7 @@ const SETTLING: u32 = 2;
 struct Chunk {
     slots: [AtomicI32; CHUNK],
     used: AtomicUsize,
-    next: OnceLock<Box<Chunk>>,
+    next: Lazy<Chunk>,
 }
 
 impl Chunk {
@@ -62,7 +73,7 @@ impl Chunk {
         Self {
             slots: [const { AtomicI32::new(FREE) }; CHUNK],
             used: AtomicUsize::new(0),
-            next: OnceLock::new(),
+            next: Lazy::new(),
         }
     }
 }
@@ -81,7 +92,7 @@ impl Slot {
     }
 }
 
-/// Lists a descriptor for the at-fork handler. Call it, and [`Slot::free`], under [`in_flight`].
+/// Lists a descriptor for the at-fork handler.
 pub(crate) fn list(fd: RawFd) -> Slot {
     prepare();
     let mut chunk: &'static Chunk = &TABLE;
@@ -96,34 +107,54 @@ pub(crate) fn list(fd: RawFd) -> Slot {
                 }
             }
         }
-        chunk = chunk.next.get_or_init(|| Box::new(Chunk::new()));
+        chunk = chunk.next.get_or_make(Chunk::new);
     }
 }
 
-/// Marks an open or a close that a fork should wait for.
-pub(crate) struct InFlight(());
+/// Looks out for forks from before a descriptor is opened until it is listed.
+pub(crate) struct Watch {
+    forked: usize,
+    give_up: Option<Instant>,
+}
 
-/// Begins an open or a close that a fork should wait for.
-pub(crate) fn in_flight() -> InFlight {
-    loop {
-        IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
-        if FORKING.load(Ordering::SeqCst) == 0 {
-            return InFlight(());
+impl Watch {
+    pub(crate) fn new() -> Self {
+        prepare();
+        Self { forked: FORKED.load(Ordering::SeqCst), give_up: None }
+    }
+
+    /// Returns whether no fork can have copied the descriptor before it was listed. If not, the
+    /// watch begins again, for the next one.
+    ///
+    /// A fork that copied it began before this and either is not through yet, or has got through
+    /// since the watch began.
+    pub(crate) fn saw_no_fork(&mut self) -> bool {
+        // The entry in the table comes before the look: a fork that is not seen has seen the entry.
+        fence(Ordering::SeqCst);
+        if FORKING.load(Ordering::SeqCst) == 0 && FORKED.load(Ordering::SeqCst) == self.forked {
+            return true;
         }
-        IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
-        thread::yield_now();
+        self.wait_for_quiet()
     }
-}
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+    /// Returns true when that takes too long.
+    #[cold]
+    fn wait_for_quiet(&mut self) -> bool {
+        let give_up = *self.give_up.get_or_insert_with(|| Instant::now() + PATIENCE);
+        while FORKING.load(Ordering::SeqCst) != 0 {
+            if Instant::now() > give_up {
+                return true;
+            }
+            thread::yield_now();
+        }
+        self.forked = FORKED.load(Ordering::SeqCst);
+        Instant::now() > give_up
     }
 }
 
 /// Which process this is: the number changes in a forked child, and only there.
 pub(crate) fn generation() -> u32 {
-    if let Some(Some(mark)) = MARK.get()
+    if let Some(mark) = mark()
         && mark.load(Ordering::Acquire) != SETTLED
     {
         settle(mark);
@@ -136,6 +167,9 @@ pub(crate) fn generation() -> u32 {
 fn settle(mark: &AtomicU32) {
     match mark.compare_exchange(WIPED, SETTLING, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
+            // Another thread of the parent may have been forking; of this process, none is
+            // ([`before_fork`] comes here first).
+            FORKING.store(0, Ordering::SeqCst);
             disown();
             mark.store(SETTLED, Ordering::Release);
         }
@@ -147,17 +181,36 @@ fn settle(mark: &AtomicU32) {
     }
 }
 
+fn mark() -> Option<&'static AtomicU32> {
+    // SAFETY: null, or a pointer made by `prepare` of a reference that is good for ever.
+    unsafe { MARK.load(Ordering::Acquire).as_ref() }
+}
+
 /// Installs the handlers and the wiped page; cheap when that was done before.
 fn prepare() {
-    MARK.get_or_init(|| {
-        // SAFETY: the three handlers are `extern "C"` functions without arguments that live as
-        // long as the program; what they do is allowed between fork and exec. Where there is no
-        // memory for the entry, the page below still tells a child apart.
-        unsafe {
-            libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child))
-        };
-        wiped_page()
-    });
+    if mark().is_none() {
+        install();
+    }
+}
+
+/// Two threads may both get here, or a child once more whose parent was just here. Handlers that
+/// run twice do no harm.
+#[cold]
+fn install() {
+    // SAFETY: the three handlers are `extern "C"` functions without arguments that live as long
+    // as the program; what they do is allowed between fork and exec. Where there is no memory for
+    // the entry, the page below still tells a child apart.
+    unsafe {
+        libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child))
+    };
+    let mark = wiped_page().unwrap_or(&NO_PAGE);
+    // A page that comes second is left alone; it is one of a few bytes, once.
+    let _ = MARK.compare_exchange(
+        ptr::null_mut(),
+        ptr::from_ref(mark).cast_mut(),
+        Ordering::AcqRel,
+        Ordering::Acquire,
+    );
 }
 
 /// A word that reads [`SETTLED`] here and [`WIPED`] in any copy of this process.
@@ -192,23 +245,20 @@ fn wiped_page() -> Option<&'static AtomicU32> {
 }
 
 extern "C" fn before_fork() {
+    generation();
     FORKING.fetch_add(1, Ordering::SeqCst);
-    let start = Instant::now();
-    while IN_FLIGHT.load(Ordering::SeqCst) != 0 && start.elapsed() < PATIENCE {
-        thread::yield_now();
-    }
 }
 
 extern "C" fn after_fork_parent() {
+    FORKED.fetch_add(1, Ordering::SeqCst);
     FORKING.fetch_sub(1, Ordering::SeqCst);
 }
 
 extern "C" fn after_fork_child() {
-    // Only the forking thread exists here: whatever the others had in flight is gone.
+    // Only the forking thread exists here.
     FORKING.store(0, Ordering::SeqCst);
-    IN_FLIGHT.store(0, Ordering::SeqCst);
     disown();
-    if let Some(Some(mark)) = MARK.get() {
+    if let Some(mark) = mark() {
         mark.store(SETTLED, Ordering::Release);
     }
 }
@@ -225,7 +275,7 @@ fn disown() {
                 harmless = replace(fd, harmless);
             }
         }
-        chunk = this.next.get().map(|next| &**next);
+        chunk = this.next.get();
     }
     if harmless != FREE {
         // SAFETY: `harmless` was opened by `replace` and is listed nowhere.
@@ -267,12 +317,17 @@ fn open_harmless() -> RawFd {
 pub(crate) struct PerProcess<T> {
     generation: u32,
     value: T,
-    next: OnceLock<Box<PerProcess<T>>>,
+    next: Lazy<PerProcess<T>>,
 }
 
-impl<T: Default> PerProcess<T> {
+impl<T: Default + Send> PerProcess<T> {
     pub(crate) const fn new(generation: u32, value: T) -> Self {
-        Self { generation, value, next: OnceLock::new() }
+        Self { generation, value, next: Lazy::new() }
+    }
+
+    /// Whether this process made it, not one that it was forked from.
+    pub(crate) fn was_made_here(&self) -> bool {
+        self.generation == generation()
     }
 
     /// The value of this process, when nobody else can see it and it was made here.
@@ -285,8 +340,57 @@ impl<T: Default> PerProcess<T> {
         let now = generation();
         let mut place = self;
         while place.generation != now {
-            place = place.next.get_or_init(|| Box::new(Self::new(now, T::default())));
+            place = place.next.get_or_make(|| Self::new(now, T::default()));
         }
         &place.value
+    }
+}
+
+/// A value that is made when it is first needed, by whoever comes first, without a lock: in a
+/// child of a process that was about to make it, a `OnceLock` would never open.
+#[derive(Debug)]
+struct Lazy<T> {
+    pointer: AtomicPtr<T>,
+    owned: PhantomData<Box<T>>,
+}
+
+impl<T> Lazy<T> {
+    const fn new() -> Self {
+        Self { pointer: AtomicPtr::new(ptr::null_mut()), owned: PhantomData }
+    }
+}
+
+impl<T: Send> Lazy<T> {
+    fn get(&self) -> Option<&T> {
+        // SAFETY: null, or from `Box::into_raw` and not freed before `self` is dropped.
+        unsafe { self.pointer.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn get_or_make(&self, make: impl FnOnce() -> T) -> &T {
+        if let Some(value) = self.get() {
+            return value;
+        }
+        let new = Box::into_raw(Box::new(make()));
+        let none = ptr::null_mut();
+        match self.pointer.compare_exchange(none, new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: it came from the box above, and belongs to `self` now.
+            Ok(_) => unsafe { &*new },
+            Err(winner) => {
+                // SAFETY: it came from the box above, and nobody else has seen it.
+                drop(unsafe { Box::from_raw(new) });
+                // SAFETY: not null, so from the box of another thread that came first.
+                unsafe { &*winner }
+            }
+        }
+    }
+}
+
+impl<T> Drop for Lazy<T> {
+    fn drop(&mut self) {
+        let pointer = *self.pointer.get_mut();
+        if !pointer.is_null() {
+            // SAFETY: from `Box::into_raw`, and nobody else has `self` any more.
+            drop(unsafe { Box::from_raw(pointer) });
+        }
     }
 }

@@ -2,10 +2,12 @@
 //! own too, and what became of it in one line.
 
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lockmgr::name::Scope;
 use lockmgr::{Error, FileLock, FileLockOptions, Mechanism, Mode};
 use rustix::process::{Resource, Rlimit, setrlimit, umask};
 
@@ -35,16 +37,17 @@ pub(crate) fn told(error: &Error, path: &Path) -> String {
     let text = error.to_string();
     assert!(!text.contains('\n'), "one line: {text}");
     assert!(!text.chars().any(char::is_control), "nothing for a terminal to obey: {text:?}");
-    let shown = path.to_str().filter(|path| !path.is_empty()).unwrap_or("\0");
+    let shown = path.to_str().filter(|path| path.contains('/')).unwrap_or("\0");
     format!("{variant}: {}", text.replace(shown, "PATH"))
 }
 
 /// The role. Words: `flock`, `ofd`, `posix`; `shared`; `try`, `timeout=MILLISECONDS`; `follow`,
 /// `no-create`, `parents`, `remove`, `mode=OCTAL`; `umask=OCTAL`, `user=UID`, `files=LIMIT`;
-/// `hold`.
+/// `named`, for which the path is a bare name, and `system`; `hold`.
 pub(crate) fn run(args: &[String]) {
     let path = from_hex(&args[0]);
-    let mut how = How { options: FileLock::options(), mode: Mode::Exclusive, wait: None };
+    let options = FileLock::options();
+    let mut how = How { options, scope: None, mode: Mode::Exclusive, wait: None };
     let mut hold = false;
     for word in args[1].split_whitespace() {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -61,6 +64,8 @@ pub(crate) fn run(args: &[String]) {
         };
         match key {
             "shared" => how.mode = Mode::Shared,
+            "named" => how.scope = Some(Scope::User),
+            "system" => how.scope = Some(Scope::System),
             "try" => how.wait = Some(Duration::ZERO),
             "timeout" => how.wait = Some(Duration::from_millis(value.parse().unwrap())),
             "umask" => drop(umask(octal().into())),
@@ -94,6 +99,8 @@ fn open_descriptors() -> Option<usize> {
 
 struct How {
     options: FileLockOptions,
+    /// For a bare name.
+    scope: Option<Scope>,
     mode: Mode,
     /// Zero for one attempt, `None` for ever.
     wait: Option<Duration>,
@@ -101,7 +108,11 @@ struct How {
 
 impl How {
     fn acquire(&self, path: &Path, tell: &mut dyn FnMut(String)) {
-        let lock = match self.options.open(path) {
+        let opened = match self.scope {
+            Some(scope) => self.options.open_named(path, scope),
+            None => self.options.open(path),
+        };
+        let lock = match opened {
             Ok(lock) => lock,
             Err(error) => return tell(told(&error, path)),
         };
@@ -113,7 +124,10 @@ impl How {
         };
         match result {
             Ok(guard) => {
-                tell("held".to_owned());
+                tell(match (self.scope, guard.path()) {
+                    (Some(_), Some(path)) => format!("held {}", path.display()),
+                    _ => "held".to_owned(),
+                });
                 if let Err(error) = guard.unlock() {
                     say(told(&error, path));
                 }
@@ -125,7 +139,11 @@ impl How {
 
 /// A path of any bytes, as an argument.
 pub(crate) fn hex(path: &Path) -> String {
-    path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        write!(text, "{byte:02x}").unwrap();
+    }
+    text
 }
 
 pub(crate) fn from_hex(text: &str) -> PathBuf {

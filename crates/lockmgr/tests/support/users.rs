@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rustix::process::{Gid, Uid};
@@ -12,12 +13,13 @@ use tempfile::TempDir;
 
 use super::{is_root, skip};
 
-/// A user id that nobody has, and no other run of the tests uses at the same time; `which` tells
-/// the users of one test apart.
-///
-/// It fits into 16 bits, because many a user namespace has no more.
-pub(crate) fn user(which: u32) -> u32 {
-    60_000 + (std::process::id() * 8 + which) % 5_000
+/// A user id that nobody has, and that no other test uses, in whatever process it runs.
+pub(crate) fn new_user() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = std::process::id() * 64 + COUNT.fetch_add(1, Ordering::Relaxed) % 64;
+    let id = 1_000_000 + number;
+    // Many a user namespace has no more than 16 bits of them.
+    if can_become(id) { id } else { 60_000 + number % 5_000 }
 }
 
 /// Makes the calling thread, and those that it will start, act as this user.
@@ -35,12 +37,14 @@ fn try_to_become_user(id: u32) -> rustix::io::Result<()> {
     set_thread_res_uid(uid, uid, uid)
 }
 
+/// Tries it in a thread that is then thrown away.
+fn can_become(id: u32) -> bool {
+    thread::spawn(move || try_to_become_user(id).is_ok()).join().unwrap()
+}
+
 /// Whether other users can be played here; says so if not.
 pub(crate) fn can_play_users() -> bool {
-    let can = is_root() && {
-        // In a thread of its own, which is thrown away.
-        thread::spawn(|| try_to_become_user(user(0)).is_ok()).join().unwrap()
-    };
+    let can = is_root() && can_become(new_user());
     if !can {
         skip("needs root, to act as other users");
     }

@@ -1,0 +1,53 @@
+//! Locks as the kernel sees them, and a competitor for them: nothing here is of lockmgr.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::FlockOperation;
+
+/// Whether another process could not have the lock alone now. Asked of the kernel, not of lockmgr.
+#[expect(clippy::disallowed_methods, reason = "a judge that is independent of the library")]
+pub(crate) fn is_locked(path: &Path) -> bool {
+    let file = File::open(path).expect("the lock file is there");
+    // Released at once, for the reason given at `Held`.
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+        || rustix::fs::flock(&file, FlockOperation::Unlock).is_err()
+}
+
+/// Whether somebody waits for a lock on the file: a line with `->` in the kernel's table.
+pub(crate) fn is_waited_for(path: &Path) -> bool {
+    let Ok(metadata) = fs::metadata(path) else { return false };
+    let inode = format!(":{} ", metadata.ino());
+    let table = fs::read_to_string("/proc/locks").expect("the kernel's lock table");
+    table.lines().any(|line| line.contains("->") && line.contains(&inode))
+}
+
+/// A lock held by the test itself until this is dropped.
+#[must_use]
+pub(crate) struct Held(File);
+
+impl Drop for Held {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a competitor that is independent of the library"
+    )]
+    fn drop(&mut self) {
+        // Closing would not do: a child that another test is just starting has the descriptor, too.
+        rustix::fs::flock(&self.0, FlockOperation::Unlock).expect("it is held");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a competitor that is independent of the library")]
+pub(crate) fn hold(path: &Path) -> Held {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o666)
+        .open(path)
+        .expect("the lock file can be created");
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).expect("the lock is granted");
+    Held(file)
+}

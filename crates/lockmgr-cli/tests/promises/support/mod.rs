@@ -1,0 +1,108 @@
+//! Starting processes, waiting for what they do, and judging locks without lockmgr's help.
+
+mod judge;
+mod listener;
+mod process;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+use tempfile::TempDir;
+
+pub(crate) use judge::{hold, is_locked, is_waited_for};
+pub(crate) use listener::Listener;
+pub(crate) use process::{Finished, Running, Stranger, finished};
+
+/// Longer than anything here takes on the slowest machine; only a failing test waits for it.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
+pub(crate) const LOCKMGR: &str = env!("CARGO_BIN_EXE_lockmgr");
+
+/// A directory of the test's own.
+pub(crate) struct Scratch(TempDir);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Scratch(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The command with these words, in this directory, where `$LOCKMGR` is the program.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
+        let mut command = Command::new(words[0].as_ref());
+        command
+            .args(&words[1..])
+            .current_dir(self.dir())
+            .env("LOCKMGR", LOCKMGR)
+            .env_remove("SHELL")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn lockmgr<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
+        let mut command = self.command(&[LOCKMGR]);
+        command.args(words);
+        command
+    }
+
+    /// Runs lockmgr to its end.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Finished {
+        finished(&mut self.lockmgr(words))
+    }
+
+    /// Runs a shell script to its end.
+    pub(crate) fn sh(&self, script: &str) -> Finished {
+        finished(&mut self.command(&["/bin/sh", "-c", script]))
+    }
+}
+
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < BOUND, "gave up waiting until {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The state letter of a process, as in ps(1): `T` for stopped; `None` when it is gone.
+pub(crate) fn state(pid: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+pub(crate) fn is_gone(pid: Pid) -> bool {
+    matches!(state(pid), None | Some('Z' | 'X'))
+}
+
+pub(crate) fn pid(number: u32) -> Pid {
+    Pid::from_raw(number.cast_signed()).expect("a pid")
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Says that a test was not made, and why.
+pub(crate) fn skip(reason: &str) {
+    // Not `eprintln`, which the test harness keeps back when the test passes.
+    writeln!(std::io::stderr(), "SKIPPED: {reason}").expect("standard error");
+}
+
+/// Whether a program is installed.
+pub(crate) fn has(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok()
+}
