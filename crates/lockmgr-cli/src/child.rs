@@ -94,7 +94,7 @@ pub(crate) fn run(
     mut ignore: Unignored,
     hold_tree: bool,
 ) -> Result<Ended, Trouble> {
-    let unblock = SignalSet::of(&BLOCKED).block(&BLOCKED);
+    let unblock = signals::block(&BLOCKED);
     // The kernel throws away the status of children whose parent ignores SIGCHLD.
     ignore.take(Signal::CHILD.as_raw());
     if hold_tree {

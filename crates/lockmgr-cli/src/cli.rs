@@ -98,7 +98,7 @@ pub(crate) struct AcquireArgs {
     /// Do not wait: give up at once when the lock is busy
     ///
     /// Wins over --timeout.
-    #[arg(short, long, visible_alias = "nonblock")]
+    #[arg(short, long)]
     no_wait: bool,
     /// Give up when the lock is still busy after DURATION
     ///

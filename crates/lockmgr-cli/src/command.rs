@@ -28,8 +28,14 @@ pub(crate) fn argv(words: Vec<OsString>, shell_command: Option<OsString>) -> Arg
 pub(crate) fn not_started(argv: &Argv, error: &io::Error) -> Failure {
     let program = OsStr::from_bytes(argv.program().to_bytes());
     let shown = printable(program);
-    let missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-    match (missing, exists(program)) {
+    let found = exists(program);
+    let missing = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => true,
+        // `execvp` says so of a directory in PATH that it may not look into, too.
+        io::ErrorKind::PermissionDenied => !is_path(program) && !found,
+        _ => false,
+    };
+    match (missing, found) {
         (true, false) => Failure::new(exit::NOT_FOUND, format!("{shown}: command not found")),
         // The file is there, so what was not found is what the file asks for.
         (true, true) => Failure::new(
@@ -49,9 +55,14 @@ fn exists(program: &OsStr) -> bool {
     if program.is_empty() {
         return false;
     }
-    if program.as_bytes().contains(&b'/') {
+    if is_path(program) {
         return Path::new(program).exists();
     }
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     env::split_paths(&path).any(|directory| directory.join(program).exists())
+}
+
+/// Whether `execvp` takes it as it is, instead of looking in `PATH`.
+fn is_path(program: &OsStr) -> bool {
+    program.as_bytes().contains(&b'/')
 }

@@ -33,10 +33,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, PanicHookInfo};
 
 use lockmgr::name::{self, Scope};
+use rustix::process::Signal;
 
 use cli::{CompletionsArgs, Order, PathArgs, Shell};
 use exit::{Failure, Status};
 use say::say;
+use sys::signals;
 
 /// Runs the command line, the program's name in front; returns the exit status.
 #[must_use]
@@ -63,6 +65,8 @@ fn obey(order: Order) -> Status {
 fn finish(result: Result<Status, Failure>, quiet: bool) -> Status {
     result.unwrap_or_else(|failure| {
         if !quiet {
+            // Nobody reading must not cost the status.
+            signals::block(&[Signal::PIPE]);
             say(&failure.line);
         }
         failure.status
@@ -78,7 +82,8 @@ fn show(error: &clap::Error) -> Status {
 
 fn path(args: &PathArgs) -> Result<Status, Failure> {
     let scope = if args.system { Scope::System } else { Scope::User };
-    let path = if args.lock.as_bytes().contains(&b'/') {
+    let is_path = args.lock.as_bytes().contains(&b'/') || args.lock == "." || args.lock == "..";
+    let path = if is_path {
         args.lock.clone()
     } else {
         let name = printable(&args.lock);

@@ -112,30 +112,34 @@ fn supervise(
     let since = how.verbose.then(Instant::now);
     let path =
         guard.path().map(|path| printable(path.as_os_str()).into_owned()).unwrap_or_default();
-    let ended = child::run(argv, guard.file().as_fd(), ignored, hold_tree);
-    // Whatever became of the command, it does not run any more; an error here changes nothing about
-    // what it did, so its status stays.
+    let ended = match child::run(argv, guard.file().as_fd(), ignored, hold_tree) {
+        Err(Trouble::Lost(error)) => {
+            // The command may still run, and has the lock's descriptor: the lock stays with it.
+            std::mem::forget(guard);
+            return Err(Failure::new(
+                exit::SYSTEM,
+                format!("cannot watch over the command: {error}"),
+            ));
+        }
+        Err(Trouble::NotStarted(error)) => Err(error),
+        Ok(ended) => Ok(ended),
+    };
+    // The command does not run any more; what is wrong now changes nothing about what it did, so its
+    // status stays.
     if let Err(error) = guard.unlock()
         && !how.quiet
     {
         say(&error.to_string());
     }
+    let ended = ended.map_err(|error| command::not_started(argv, &error))?;
     if let Some(since) = since.filter(|_| !how.quiet) {
         say(&format!("held {path} for {}", show(since.elapsed())));
     }
-    match ended {
-        Ok(ended) => {
-            if ended.interrupted {
-                // A shell loop around us ends at Ctrl-C only if we are seen to die of it.
-                signals::suffer(Signal::INT);
-            }
-            Ok(status_of(ended.status))
-        }
-        Err(Trouble::NotStarted(error)) => Err(command::not_started(argv, &error)),
-        Err(Trouble::Lost(error)) => {
-            Err(Failure::new(exit::SYSTEM, format!("cannot watch over the command: {error}")))
-        }
+    if ended.interrupted {
+        // A shell loop around us ends at Ctrl-C only if we are seen to die of it.
+        signals::suffer(Signal::INT);
     }
+    Ok(status_of(ended.status))
 }
 
 fn status_of(status: WaitStatus) -> Status {

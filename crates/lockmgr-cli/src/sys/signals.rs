@@ -34,15 +34,6 @@ impl SignalSet {
         unsafe { libc::sigismember(&raw const self.0, signal.as_raw()) == 1 }
     }
 
-    /// Blocks the signals; returns those of `signals`, of which this set is made, that were not
-    /// blocked before.
-    pub(crate) fn block(&self, signals: &[Signal]) -> SignalSet {
-        let before = self.change_mask(libc::SIG_BLOCK);
-        let fresh: Vec<Signal> =
-            signals.iter().copied().filter(|&signal| !before.contains(signal)).collect();
-        SignalSet::of(&fresh)
-    }
-
     pub(crate) fn unblock(&self) {
         self.change_mask(libc::SIG_UNBLOCK);
     }
@@ -54,6 +45,14 @@ impl SignalSet {
         unsafe { libc::pthread_sigmask(how, &raw const self.0, &raw mut before.0) };
         before
     }
+}
+
+/// Blocks the signals; returns those of them that were not blocked before.
+pub(crate) fn block(signals: &[Signal]) -> SignalSet {
+    let before = SignalSet::of(signals).change_mask(libc::SIG_BLOCK);
+    let fresh: Vec<Signal> =
+        signals.iter().copied().filter(|&signal| !before.contains(signal)).collect();
+    SignalSet::of(&fresh)
 }
 
 /// A signal that was taken from the queue.
@@ -143,8 +142,7 @@ impl Unignored {
 pub(crate) fn suffer(signal: Signal) {
     // It cannot fail for our own pid.
     if kill_process(getpid(), signal).is_ok() {
-        let alone = SignalSet::of(&[signal]);
-        alone.unblock();
-        alone.change_mask(libc::SIG_BLOCK);
+        SignalSet::of(&[signal]).unblock();
+        block(&[signal]);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 
-use crate::support::{Scratch, hold, wait_until};
+use crate::support::{Scratch, finished, hold, is_root, skip, wait_until};
 
 #[test]
 fn the_commands_own_status() {
@@ -33,6 +34,25 @@ fn not_found_is_127() {
         scratch.run(&["run", "./l", "--", command]).exits(127).says(&["not found"]);
         scratch.run(&["run", "--no-fork", "./l", "--", command]).exits(127).says(&["not found"]);
     }
+}
+
+#[test]
+fn a_directory_of_the_path_that_may_not_be_looked_into_is_passed_over() {
+    if !is_root() {
+        return skip("needs root, to run as a user without permission");
+    }
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(scratch.path("closed")).unwrap();
+    fs::set_permissions(scratch.path("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(scratch.path("l"), "").unwrap();
+    let path = format!("{}:/usr/bin:/bin", scratch.path("closed").display());
+    let run = |program: &str| {
+        let mut command = scratch.lockmgr(&["run", "./l", program]);
+        finished(command.env("PATH", &path).uid(54321).gid(54321))
+    };
+    run("true").exits(0).is_silent();
+    run("no-such-command-here").exits(127).says(&["not found"]);
 }
 
 #[test]

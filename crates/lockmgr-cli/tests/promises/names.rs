@@ -65,6 +65,7 @@ fn path_touches_nothing() {
     assert!(!name.path.exists());
     assert_eq!(path_of(&scratch.run(&["path", "./some/where"])), Path::new("./some/where"));
     assert!(!scratch.path("some").exists());
+    assert_eq!(path_of(&scratch.run(&["path", ".."])), Path::new(".."));
 }
 
 #[test]
@@ -102,6 +103,26 @@ fn another_user_has_another_lock() {
         path_of(&finished(command.uid(54321).gid(54321))),
         Path::new("/tmp/lockmgr-54321/x.lock")
     );
+}
+
+#[test]
+fn a_directory_that_somebody_else_prepared_is_refused() {
+    if !is_root() {
+        return skip("needs root, to be another user");
+    }
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let user = 54_400 + std::process::id() % 1000;
+    let trap = PathBuf::from(format!("/tmp/lockmgr-{user}"));
+    let refused = || finished(scratch.lockmgr(&["run", "x", "true"]).uid(user).gid(user));
+    std::os::unix::fs::symlink(scratch.dir(), &trap).unwrap();
+    let by_link = refused();
+    fs::remove_file(&trap).unwrap();
+    fs::create_dir(&trap).unwrap();
+    let by_owner = refused();
+    fs::remove_dir(&trap).unwrap();
+    by_link.exits(73).says(&[trap.to_str().unwrap()]);
+    by_owner.exits(73).says(&[trap.to_str().unwrap()]);
 }
 
 #[test]

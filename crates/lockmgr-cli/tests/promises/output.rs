@@ -75,6 +75,12 @@ fn a_message_that_nobody_reads_costs_no_status() {
     drop(reader);
     running.tell("go on");
     running.finish().exits(9);
+
+    let _held = hold(&scratch.path("l"));
+    let (_, writer) = std::io::pipe().expect("a pipe");
+    Running::start(scratch.lockmgr(&["run", "-n", "./l", "true"]).stderr(writer))
+        .finish()
+        .exits(75);
 }
 
 #[test]

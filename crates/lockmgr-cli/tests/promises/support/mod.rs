@@ -7,8 +7,10 @@ mod process;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,11 +26,30 @@ pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 pub(crate) const LOCKMGR: &str = env!("CARGO_BIN_EXE_lockmgr");
 
+/// Gives the signals of these tests their default action, which children inherit: a shell starts its
+/// background jobs with SIGINT and SIGQUIT ignored, and nohup(1) does so with SIGHUP.
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+fn undo_ignored_signals() {
+    for signal in (1..32).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: a null pointer changes nothing; `action` has room for what is written.
+        unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+        // SAFETY: it was zeroed, which is a valid value, and then written by the kernel.
+        let ignored = unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN;
+        // Rust's runtime ignores SIGPIPE in this process, and undoes that in children itself.
+        if ignored && signal != libc::SIGPIPE {
+            // SAFETY: it installs no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+}
+
 /// A directory of the test's own.
 pub(crate) struct Scratch(TempDir);
 
 impl Scratch {
     pub(crate) fn new() -> Self {
+        undo_ignored_signals();
         Scratch(tempfile::tempdir().expect("a temporary directory"))
     }
 
