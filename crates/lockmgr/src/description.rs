@@ -93,8 +93,11 @@ impl Place {
             bytes.extend_from_slice(here.as_os_str().as_bytes());
             bytes.push(b'/');
         }
-        bytes.reserve_exact(path.as_os_str().len() + 1);
-        bytes.extend_from_slice(path.as_os_str().as_bytes());
+        let given = path.as_os_str().as_bytes();
+        // For the messages: `./a.lock` is shown as people would write it.
+        let given = given.strip_prefix(b"./").filter(|rest| !rest.is_empty()).unwrap_or(given);
+        bytes.reserve_exact(given.len() + 1);
+        bytes.extend_from_slice(given);
         let start = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         let name = (!matches!(&bytes[start..], b"" | b"." | b"..")).then_some(start);
         let c_path =
@@ -114,7 +117,7 @@ impl Place {
     /// Makes the file; false where that can only be done less well.
     fn make_exactly(&self, permissions: u32) -> Result<bool, Errno> {
         match self.path().parent().map(|parent| CString::new(parent.as_os_str().as_bytes())) {
-            Some(Ok(parent)) => file::make_exactly(&parent, &self.c_path, permissions),
+            Some(Ok(parent)) => file::make_exactly(&parent, &self.c_path, permissions, discard),
             _ => Ok(false),
         }
     }
@@ -191,7 +194,9 @@ impl Description {
             };
             let opened = match made {
                 Ok(true) => continue,
-                Ok(false) => file::open(&place.c_path, access, settings.follow_symlinks, create),
+                Ok(false) => {
+                    file::open(&place.c_path, access, settings.follow_symlinks, create, discard)
+                }
                 Err(errno) => Err(errno),
             };
             match opened {
@@ -394,7 +399,9 @@ impl Description {
 impl Drop for Description {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            posix::close(self.identity, file);
+            let spare =
+                self.mechanism == Mechanism::Posix && self.access == Some(Access::ReadWrite);
+            posix::close(self.identity, file, spare);
         }
     }
 }
@@ -425,9 +432,14 @@ fn open_existing(
     settings: &Settings,
     writable: bool,
 ) -> Result<(KeptFile, Access), (Errno, Access)> {
+    if settings.mechanism == Mechanism::Posix
+        && let Some(spare) = open_spare(place, settings)
+    {
+        return Ok((spare, Access::ReadWrite));
+    }
     let mut first = None;
     for &access in accesses(settings.mechanism, writable) {
-        match file::open(&place.c_path, access, settings.follow_symlinks, Create::No) {
+        match file::open(&place.c_path, access, settings.follow_symlinks, Create::No, discard) {
             Ok(opened) => return Ok((opened, access)),
             Err(
                 errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY | Errno::ISDIR),
@@ -438,6 +450,23 @@ fn open_existing(
         }
     }
     Err(first.expect("there is at least one way to open"))
+}
+
+/// A descriptor of the same file that could not be closed yet.
+fn open_spare(place: &Place, settings: &Settings) -> Option<KeptFile> {
+    if !posix::has_spares() {
+        return None;
+    }
+    // Closing this kind of descriptor drops no locks.
+    let pinned = file::pin(&place.c_path, settings.follow_symlinks).ok()?;
+    posix::spare(file::status(&pinned).ok()?.identity)
+}
+
+/// Closes what was opened in vain: like any close, it must not drop a lock of this process.
+fn discard(file: KeptFile) {
+    if let Ok(status) = file::status(&file) {
+        posix::close(status.identity, file, false);
+    }
 }
 
 /// What the kernel's refusal to open means.
@@ -522,5 +551,5 @@ pub(crate) fn sleep_out_lease(
         // It has been replaced since; opening anew will tell.
         return Ok(());
     }
-    wait::interruptible(limits, || file::sleep_out_lease(&pinned, access))
+    wait::interruptible(limits, || file::sleep_out_lease(&pinned, access, discard))
 }

@@ -107,7 +107,8 @@ impl FileLockOptions {
     }
 
     /// Whether the path may end in a symbolic link (off). Leave it off where others can write in
-    /// the directory: a link could make us create files elsewhere.
+    /// the directory: a link could make us create files elsewhere. What a dangling link leads to is
+    /// created with the creation mode less the umask.
     pub fn follow_symlinks(mut self, on: bool) -> Self {
         self.settings.follow_symlinks = on;
         self

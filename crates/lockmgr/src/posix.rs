@@ -45,6 +45,7 @@ struct Process {
     registry: Mutex<Registry>,
     ever_used: AtomicBool,
     closing: AtomicUsize,
+    spares: AtomicUsize,
 }
 
 impl Process {
@@ -53,6 +54,7 @@ impl Process {
             registry: Mutex::new(BTreeMap::new()),
             ever_used: AtomicBool::new(false),
             closing: AtomicUsize::new(0),
+            spares: AtomicUsize::new(0),
         }
     }
 
@@ -72,6 +74,8 @@ struct Inode {
     reserved: Vec<Claim>,
     waiting: Vec<(Claim, Arc<Node>)>,
     put_off: Vec<KeptFile>,
+    /// Put off as well, and as good as new for the next handle that opens the file.
+    spare: Vec<KeptFile>,
 }
 
 /// A range of one inode, wanted or held by one open description of this process.
@@ -225,9 +229,11 @@ pub(crate) fn unlock(
     let result =
         pieces.into_iter().try_for_each(|piece| lock::record_unlock(file, Owner::Process, piece));
     let admitted = inode.admit();
-    if inode.reserved.is_empty() {
+    if inode.reserved.is_empty()
         // Under the mutex: nobody can reserve before these are closed.
-        registry.remove(&identity);
+        && let Some(gone) = registry.remove(&identity)
+    {
+        PROCESS.get().spares.fetch_sub(gone.spare.len(), Ordering::Relaxed);
     }
     drop(registry);
     for node in admitted {
@@ -262,7 +268,11 @@ pub(crate) fn downgrade(
 }
 
 /// Closes a descriptor, or puts that off while a lock of this process depends on it.
-pub(crate) fn close(identity: Identity, file: KeptFile) {
+///
+/// `spare` says that [`spare`] may give it to somebody else meanwhile: it was opened by the library
+/// for reading and writing, and serves no other kind of lock. (The description of another kind may
+/// have been handed over with its lock.)
+pub(crate) fn close(identity: Identity, file: KeptFile, spare: bool) {
     let process = PROCESS.get();
     process.closing.fetch_add(1, Ordering::SeqCst);
     if !process.ever_used.load(Ordering::SeqCst) {
@@ -273,10 +283,29 @@ pub(crate) fn close(identity: Identity, file: KeptFile) {
     process.closing.fetch_sub(1, Ordering::SeqCst);
     let mut registry = process.lock();
     match registry.get_mut(&identity) {
-        Some(inode) if !inode.reserved.is_empty() => inode.put_off.push(file),
+        Some(inode) if inode.reserved.is_empty() => drop(file),
+        Some(inode) if spare => {
+            inode.spare.push(file);
+            process.spares.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(inode) => inode.put_off.push(file),
         // Under the mutex: nobody can reserve before it is closed.
-        _ => drop(file),
+        None => drop(file),
     }
+}
+
+/// Whether it is worth asking for a [`spare`].
+pub(crate) fn has_spares() -> bool {
+    PROCESS.get().spares.load(Ordering::Relaxed) != 0
+}
+
+/// A descriptor of this file whose close was put off. Without this, handles that come and go while
+/// another one holds a lock would pile up descriptors until there are none left.
+pub(crate) fn spare(identity: Identity) -> Option<KeptFile> {
+    let process = PROCESS.get();
+    let file = process.lock().get_mut(&identity)?.spare.pop()?;
+    process.spares.fetch_sub(1, Ordering::Relaxed);
+    Some(file)
 }
 
 fn registry_for_use() -> MutexGuard<'static, Registry> {

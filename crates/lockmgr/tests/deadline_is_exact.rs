@@ -156,7 +156,9 @@ fn one_deadline_covers_the_queue_and_the_kernel() {
         thread::scope(|scope| {
             let front =
                 scope.spawn(|| waits_in_vain(&lock, Mode::Exclusive, Duration::from_millis(60)));
-            wait_for_blocked(held.path.as_ref(), 1);
+            eventually("it waits in the kernel, or did", || {
+                kernel_locks(held.path.as_ref()).1 == 1 || front.is_finished()
+            });
             waits_in_vain(&lock, Mode::Exclusive, Duration::from_millis(200));
             front.join().unwrap();
         });

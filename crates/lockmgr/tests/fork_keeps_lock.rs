@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use lockmgr::{Error, FileLock, FileLockGuard, LockMgr, Mechanism, OwnedFileLockGuard};
 use support::process::{self, Way, descriptors_of, fork, is_alive, open_files, outcome_of};
-use support::{BOUND, Worker, alone, eventually, hear, raw, roles, say, serve, wait_for_blocked};
+use support::{
+    BOUND, Worker, alone, eventually, hear, kernel_locks, raw, roles, say, serve, wait_for_blocked,
+};
 
 #[test]
 fn worker() {
@@ -513,6 +515,9 @@ fn storm(args: &[String]) {
                 assert_eq!(files, []);
             });
             eventually("all threads hold a lock", || storm.resting() == THREADS);
+            for index in 0..THREADS {
+                assert_eq!(kernel_locks(&thread_path(&scene.path, index)), (1, 0));
+            }
             child.tell("look");
             child.finish();
             storm.calm.store(false, Ordering::SeqCst);
@@ -585,8 +590,9 @@ fn in_storm(scene: &Scene, run: impl FnOnce(&Storm)) {
                 let kept = options.open(&path).unwrap();
                 let taken = scene.open();
                 while !storm.over.load(Ordering::SeqCst) {
-                    storm.hold(&options.open(&path).unwrap());
-                    storm.hold(&kept);
+                    storm.hold(&options.open(&path).unwrap(), || {});
+                    // What is opened and closed beside it takes nothing with it.
+                    storm.hold(&kept, || drop(options.open(&path).unwrap()));
                     assert!(matches!(taken.try_lock(), Err(Error::Busy { .. })));
                 }
             });
@@ -606,8 +612,9 @@ struct Storm {
 }
 
 impl Storm {
-    fn hold(&self, lock: &FileLock) {
+    fn hold(&self, lock: &FileLock, run: impl FnOnce()) {
         let guard = lock.lock().unwrap();
+        run();
         if self.calm.load(Ordering::SeqCst) {
             self.resting.fetch_add(1, Ordering::SeqCst);
             while self.calm.load(Ordering::SeqCst) {

@@ -123,6 +123,8 @@ fn the_command_flock_excludes_us_and_is_named() {
         // We wait for it, and get it when its command ends.
         let waiter = start(&path, "timeout=30000");
         wait_for_blocked(&path, 1);
+        let holders: Vec<u32> = busy.holders().iter().map(|named| named.pid).collect();
+        assert_eq!(holders, [holder.pid()], "who waits does not hold");
         holder.tell();
         waiter.expect("held");
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lockmgr::{CancelToken, Error, FileLock, LockMgr, Mechanism};
 use support::probe::{self, probe, start};
 use support::raw::{give_lease_back, ignore, take_write_lease};
-use support::tasks::{sleeps_in, system_calls_are_shown, threads_of};
+use support::tasks::{Activity, sleeps_in, system_calls_are_shown, threads_of};
 use support::{Worker, eventually, hear, say, serve, skip};
 
 #[test]
@@ -131,6 +131,42 @@ fn the_lock_is_acquired_when_the_lease_is_given_back() {
             waiter.expect("held");
         }
     }
+}
+
+#[test]
+fn whoever_waits_for_it_sleeps() {
+    let dir = tempfile::tempdir().unwrap();
+    // `ofd`, because it opens the file for writing: while an open for reading waits for the holder of
+    // a write lease to become a reader, the kernel itself (6.18) wakes up with every tick of its
+    // clock.
+    for words in ["ofd hold", "ofd timeout=30000 hold"] {
+        let path = dir.path().join(words);
+        let Some(mut lease) = leased(&path) else { return };
+        let waiter = start(&path, words);
+        wait_until_opening(&waiter);
+        Activity::at_rest(waiter.pid());
+        lease.tell("give back");
+        lease.expect("given back");
+        waiter.expect("held");
+    }
+}
+
+#[test]
+fn a_task_waits_for_it_as_a_thread_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let Some(mut lease) = leased(&path) else { return };
+    let lock = FileLock::open(&path).unwrap();
+    smol::block_on(async {
+        let early = lock.acquire().timeout(Duration::from_millis(20)).await.unwrap_err();
+        assert!(matches!(early, Error::TimedOut { .. }), "{early}");
+        assert!(early.to_string().contains("a lease of pid"), "{early}");
+        let mut waiter = Box::pin(lock.acquire().into_future());
+        assert!(smol::future::poll_once(&mut waiter).await.is_none());
+        lease.tell("give back");
+        lease.expect("given back");
+        waiter.await.unwrap().unlock().unwrap();
+    });
 }
 
 #[test]

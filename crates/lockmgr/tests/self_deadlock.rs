@@ -10,13 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use lockmgr::{CancelToken, Error, FileLock, Mode, Range, Result};
-use support::roles::{TRY, others_get_it};
-use support::tasks::{this_thread, wait_until_queued};
+use support::roles::{HOLD, TRY, holder, others_get_it};
+use support::tasks::{is_alive, this_thread, wait_until_queued};
 use support::{BOUND, Worker, eventually, hear, kernel_locks, say, serve, wait_for_blocked};
 
 #[test]
 fn worker() {
-    serve(&[TRY, ("cross", cross)]);
+    serve(&[HOLD, TRY, ("cross", cross)]);
 }
 
 const MECHANISMS: [&str; 3] = ["flock", "ofd", "posix"];
@@ -115,6 +115,13 @@ fn it_is_judged_by_the_mode_held_now() {
             }
             drop(guard);
             drop(other.lock().unwrap());
+
+            if mechanism != "posix" {
+                let mut guard = lock.lock_shared().unwrap();
+                guard.try_upgrade().unwrap();
+                refused(other.lock_shared());
+                refused(lock.lock_shared());
+            }
         });
     }
 }
@@ -171,6 +178,32 @@ fn two_files_are_no_reason() {
         let first = one.lock().unwrap();
         let second = two.lock_timeout(BOUND).unwrap();
         drop((first, second));
+    }
+}
+
+/// What this thread holds there is not what it waits for: another process is.
+#[test]
+fn a_wait_for_another_process_is_not_judged_by_what_is_held_beside_it() {
+    for (mine, theirs, wanted) in [
+        (("flock", None), ("ofd", None), ("ofd", None)),
+        (("flock", None), ("posix", None), ("posix", None)),
+        (("ofd", None), ("flock", None), ("flock", None)),
+        (("ofd", Some("0+10")), ("ofd", Some("10+10")), ("ofd", Some("10+5"))),
+        (("posix", Some("0+10")), ("posix", Some("10+10")), ("posix", Some("15+9"))),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let open_it = |(mechanism, range): (&str, Option<&str>)| {
+            range
+                .map_or_else(|| open(&path, mechanism), |range| open_range(&path, mechanism, range))
+        };
+        let mut args = vec![path.to_str().unwrap(), theirs.0, "exclusive"];
+        args.extend(theirs.1);
+        let _other = holder(&args);
+        let lock = open_it(mine);
+        let _guard = lock.lock().unwrap();
+        let result = open_it(wanted).lock_timeout(Duration::from_millis(20)).map(drop);
+        assert!(matches!(result, Err(Error::TimedOut { .. })), "{result:?}");
     }
 }
 
@@ -295,7 +328,9 @@ fn behind_a_thread_that_will_give_up() {
                 if mechanism == "posix" {
                     wait_until_queued(thread);
                 } else {
-                    wait_for_blocked(&path, 1);
+                    eventually("it waits in the kernel, or did", || {
+                        kernel_locks(&path).1 == 1 || !is_alive(thread)
+                    });
                 }
                 // What cannot end well is refused all the same.
                 refused(second.lock());
@@ -343,6 +378,29 @@ fn a_shared_holder_does_not_queue_behind_who_waits_for_it() {
             drop(lock.lock_shared_timeout(Duration::ZERO).unwrap());
             drop(guard);
         });
+        waiter.join().unwrap();
+    }
+}
+
+/// Also when it came to be shared only later.
+#[test]
+fn a_downgraded_holder_does_not_queue_behind_who_waits_for_it() {
+    for mechanism in MECHANISMS {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = open(dir.path().join("a.lock"), mechanism);
+        let mut guard = lock.lock().unwrap();
+        guard.downgrade().unwrap();
+        let (sender, threads) = channel();
+        let waiter = thread::spawn({
+            let lock = lock.clone();
+            move || {
+                sender.send(this_thread()).unwrap();
+                drop(lock.lock_timeout(BOUND).unwrap());
+            }
+        });
+        wait_until_queued(threads.recv().unwrap());
+        drop(lock.lock_shared_timeout(BOUND).unwrap());
+        drop(guard);
         waiter.join().unwrap();
     }
 }

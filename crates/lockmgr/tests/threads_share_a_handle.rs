@@ -403,7 +403,9 @@ fn who_gives_up_in_the_queue_holds_up_nobody() {
             let mut other = holder(&[path.to_str().unwrap(), mechanism, "shared"]);
             thread::scope(|scope| {
                 let leaver = scope.spawn(|| in_vain(&lock, how, &token));
-                wait_for_blocked(&path, 1);
+                eventually("it waits in the kernel, or did", || {
+                    kernel_locks(&path).1 == 1 || leaver.is_finished()
+                });
                 let reader = queued(scope, || drop(lock.lock_shared_timeout(BOUND).unwrap()));
                 token.cancel();
                 leaver.join().unwrap();
@@ -446,6 +448,10 @@ fn an_upgrade_lets_nobody_slip_in() {
                     Ok(()) => {
                         upgraded += 1;
                         inside.enter(Mode::Exclusive);
+                        // Who slipped in needs a moment to get so far.
+                        for _ in 0..50 {
+                            std::hint::spin_loop();
+                        }
                         inside.leave(Mode::Exclusive);
                     }
                     Err(Error::Busy { .. }) => {}

@@ -301,12 +301,6 @@ impl Player {
         self.log.completed = self.log.begun;
         self.log.write(&self.log_file);
     }
-
-    fn round(&mut self) {
-        self.enter();
-        self.count_one();
-        self.leave();
-    }
 }
 
 /// The role of a worker: its number decides by which verbs it gets the lock.
@@ -329,7 +323,13 @@ fn rounds(args: &[String]) {
             &fresh
         };
         let guard = acquire(lock, index);
-        player.round();
+        player.enter();
+        if player.random.below(8) == 0 {
+            // Another handle that comes and goes takes nothing with it.
+            drop(open());
+        }
+        player.count_one();
+        player.leave();
         guard.unlock().unwrap();
         player.completed();
     }
@@ -399,7 +399,9 @@ fn lockmgr_rounds(place: &Place, player: &mut Player) {
             },
         };
         assert!(acquired, "{}", lock.msg());
-        player.round();
+        player.enter();
+        player.count_one();
+        player.leave();
         assert!(lock.release_lock());
         assert_eq!(lock.msg(), "success: lock released");
         player.completed();

@@ -1,8 +1,8 @@
 //! The kernel's truth about a lock: who is in the way.
 //!
 //! So far only what one read of `/proc/locks` tells about one file: the pids that the kernel
-//! recorded for it, with their command lines. Holders of `ofd` locks have no pid there, and a pid
-//! namespace hides holders outside it; both are reported as holders that are not visible.
+//! recorded for it, with their command lines. Holders of `ofd` locks have no pid there, and are
+//! reported as holders that are not visible; those outside our pid namespace are not there at all.
 //!
 //! References: `proc_locks(5)`, `proc_pid_cmdline(5)`.
 
@@ -65,36 +65,40 @@ impl Contention {
     /// Who holds the lock now. Best effort: empty when the kernel does not say.
     #[must_use]
     pub fn holders(&self) -> Vec<Holder> {
-        let mut pids: Vec<u32> = self.lines().into_iter().filter_map(|line| line.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids.into_iter().map(|pid| Holder { pid, command: command_of(pid) }).collect()
+        named(&self.lines())
     }
 
     /// What the kernel's table says is in the way.
     fn lines(&self) -> Vec<table::Line> {
+        const TRIES: usize = 3;
         let Some((identity, obstacle)) = self.obstacle else {
             return Vec::new();
         };
-        let Ok(text) = table::read() else {
-            return Vec::new();
-        };
-        table::parse(&text)
-            .filter(|line| match obstacle {
-                Obstacle::Lock(mechanism) => !line.waiting && line.concerns(identity, mechanism),
-                Obstacle::Lease => line.is_lease_on(identity),
-            })
-            .collect()
+        for _ in 0..TRIES {
+            let Ok(snapshot) = table::read() else { break };
+            let lines: Vec<table::Line> = table::parse(&snapshot.text)
+                .filter(|line| match obstacle {
+                    Obstacle::Lock(mechanism) => {
+                        !line.waiting && line.concerns(identity, mechanism)
+                    }
+                    Obstacle::Lease => line.is_lease_on(identity),
+                })
+                .collect();
+            if snapshot.consistent || !lines.is_empty() {
+                return lines;
+            }
+        }
+        Vec::new()
     }
 
     pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
         let lease = matches!(self.obstacle, Some((_, Obstacle::Lease)));
-        let holders = self.holders();
+        let lines = self.lines();
+        let holders = named(&lines);
         if holders.is_empty() {
-            // The table has a line without a pid for a holder that the kernel does not name.
-            let hidden = !self.lines().is_empty();
-            return f.write_str(if hidden { ", holder not visible" } else { "" });
+            // A holder that the kernel does not name has a line without a pid.
+            return f.write_str(if lines.is_empty() { "" } else { ", holder not visible" });
         }
         f.write_str(if lease { ", kept from being opened by a lease of " } else { ", held by " })?;
         for (index, holder) in holders.iter().take(SHOWN).enumerate() {
@@ -111,6 +115,14 @@ impl Contention {
             more => write!(f, " and {more} more"),
         }
     }
+}
+
+/// The processes that the lines name.
+fn named(lines: &[table::Line]) -> Vec<Holder> {
+    let mut pids: Vec<u32> = lines.iter().filter_map(|line| line.pid).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids.into_iter().map(|pid| Holder { pid, command: command_of(pid) }).collect()
 }
 
 fn has_ended(pid: u32) -> bool {

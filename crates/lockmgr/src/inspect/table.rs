@@ -42,16 +42,23 @@ impl Line {
     }
 }
 
-/// Reads the table, in pieces as large as the kernel gives them: each piece is true of one moment,
-/// but between two of them lines are lost or told twice when locks come and go.
-pub(super) fn read() -> io::Result<Vec<u8>> {
+/// The table, and whether it is true of one moment.
+pub(super) struct Snapshot {
+    pub(super) text: Vec<u8>,
+    pub(super) consistent: bool,
+}
+
+/// Reads the table, in pieces as large as the kernel gives them (a page). Each piece is true of one
+/// moment, but between two of them lines are lost or told twice when locks come and go.
+pub(super) fn read() -> io::Result<Snapshot> {
     let mut file = File::open("/proc/locks")?;
-    let (mut text, mut piece) = (Vec::new(), vec![0; 1 << 14]);
+    let (mut text, mut piece, mut pieces) = (Vec::new(), vec![0; 1 << 14], 0);
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok(text),
+            0 => return Ok(Snapshot { text, consistent: pieces < 2 }),
             count => text.extend_from_slice(&piece[..count]),
         }
+        pieces += 1;
     }
 }
 

@@ -32,8 +32,12 @@ impl KeptFile {
     }
 
     /// Opens and lists as one step, as far as a fork in another thread is concerned. `open` is
-    /// called again, told so by its argument, until no fork came between.
-    fn open_with(mut open: impl FnMut(bool) -> Result<OwnedFd, Errno>) -> Result<Self, Errno> {
+    /// called again, told so by its argument, until no fork came between; `discard` closes what was
+    /// opened in vain.
+    fn open_with(
+        mut open: impl FnMut(bool) -> Result<OwnedFd, Errno>,
+        discard: fn(Self),
+    ) -> Result<Self, Errno> {
         let mut watch = fork::Watch::new();
         let mut again = false;
         loop {
@@ -42,7 +46,7 @@ impl KeptFile {
                 return Ok(kept);
             }
             // A child may have a copy that keeps what would be locked on it.
-            drop(kept);
+            discard(kept);
             again = true;
         }
     }
@@ -99,12 +103,14 @@ pub(crate) enum Create {
     Any(u32),
 }
 
-/// Opens a lock file.
+/// Opens a lock file. What was opened in vain is given to `discard`, because closing a descriptor of
+/// a file is not without consequences for this process's locks on it.
 pub(crate) fn open(
     path: &CStr,
     access: Access,
     follow: bool,
     create: Create,
+    discard: fn(KeptFile),
 ) -> Result<KeptFile, Errno> {
     let mut flags = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     flags |= match access {
@@ -127,7 +133,7 @@ pub(crate) fn open(
         }
     };
     let permissions = Permissions::from_raw_mode(permissions as RawMode);
-    KeptFile::open_with(|again| {
+    let open = |again| {
         if again && matches!(create, Create::New(_)) {
             // We have made it ourselves. If it has gone since, or cannot be opened like this, the
             // caller is to begin anew.
@@ -137,7 +143,8 @@ pub(crate) fn open(
                 .map_err(|_| Errno::EXIST);
         }
         retry(|| rustix::fs::open(path, flags, permissions)).and_then(above_standard_streams)
-    })
+    };
+    KeptFile::open_with(open, discard)
 }
 
 /// Permissions that the umask was seen to leave alone. A program that changes its umask later is
@@ -149,15 +156,21 @@ static LET_THROUGH: AtomicU32 = AtomicU32::new(0);
 ///
 /// Returns false where the ordinary way has to do: the filesystem does not know this one, there is
 /// no `/proc`, or the umask is known to take none of these permissions away.
-pub(crate) fn make_exactly(directory: &CStr, path: &CStr, permissions: u32) -> Result<bool, Errno> {
+pub(crate) fn make_exactly(
+    directory: &CStr,
+    path: &CStr,
+    permissions: u32,
+    discard: fn(KeptFile),
+) -> Result<bool, Errno> {
     if permissions & !LET_THROUGH.load(Ordering::Relaxed) == 0 {
         return Ok(false);
     }
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
     let wanted = Permissions::from_raw_mode(permissions as RawMode);
-    let opened = KeptFile::open_with(|_again| {
+    let open = |_again| {
         retry(|| rustix::fs::open(directory, flags, wanted)).and_then(above_standard_streams)
-    });
+    };
+    let opened = KeptFile::open_with(open, drop);
     let unnamed = match opened {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return Ok(false),
         opened => opened?,
@@ -171,7 +184,11 @@ pub(crate) fn make_exactly(directory: &CStr, path: &CStr, permissions: u32) -> R
     }
     let link = format!("/proc/self/fd/{}", unnamed.as_fd().as_raw_fd());
     match retry(|| rustix::fs::linkat(CWD, &*link, CWD, path, AtFlags::SYMLINK_FOLLOW)) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            // Somebody may have found and locked it already.
+            discard(unnamed);
+            Ok(true)
+        }
         Err(Errno::EXIST) => Err(Errno::EXIST),
         // The ordinary way may do, and if not, will tell better why.
         Err(_) => Ok(false),
@@ -181,10 +198,11 @@ pub(crate) fn make_exactly(directory: &CStr, path: &CStr, permissions: u32) -> R
 /// A directory, as an anchor for names in it (`O_PATH`).
 pub(crate) fn open_directory(path: &CStr) -> Result<KeptFile, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    KeptFile::open_with(|_again| {
+    let open = |_again| {
         retry(|| rustix::fs::open(path, flags, Permissions::empty()))
             .and_then(above_standard_streams)
-    })
+    };
+    KeptFile::open_with(open, drop)
 }
 
 /// Names an inode without opening it (`O_PATH`): neither leases nor FIFOs can make this sleep.
@@ -193,18 +211,25 @@ pub(crate) fn pin(path: &CStr, follow: bool) -> Result<KeptFile, Errno> {
     if !follow {
         flags |= OFlags::NOFOLLOW;
     }
-    KeptFile::open_with(|_again| {
+    let open = |_again| {
         retry(|| rustix::fs::open(path, flags, Permissions::empty()))
             .and_then(above_standard_streams)
-    })
+    };
+    KeptFile::open_with(open, drop)
 }
 
 /// Sleeps until no lease stands in the way of opening the pinned regular file.
 ///
 /// One `open` without `O_NONBLOCK`, which the kernel ends with `EINTR` when a signal comes. The
 /// caller has made sure that the file is regular, and goes through `/proc/self/fd`, so that it
-/// cannot have become a FIFO since. The descriptor itself is given up at once.
-pub(crate) fn sleep_out_lease(pinned: &KeptFile, access: Access) -> Result<(), Errno> {
+/// cannot have become a FIFO since. The descriptor itself is given up at once. (While
+/// an open for reading waits for a write lease, Linux wakes up with every tick of its clock; that
+/// is seen from 6.18, and nothing that could be done better here.)
+pub(crate) fn sleep_out_lease(
+    pinned: &KeptFile,
+    access: Access,
+    discard: fn(KeptFile),
+) -> Result<(), Errno> {
     let path = format!("/proc/self/fd/{}", pinned.as_fd().as_raw_fd());
     let flags = OFlags::CLOEXEC
         | OFlags::NOCTTY
@@ -215,7 +240,9 @@ pub(crate) fn sleep_out_lease(pinned: &KeptFile, access: Access) -> Result<(), E
         };
     // Not in flight: a fork must not wait for this, and the copy a child might get of a descriptor
     // that never carries a lock does no harm.
-    rustix::fs::open(path, flags, Permissions::empty()).map(drop)
+    let opened = rustix::fs::open(path, flags, Permissions::empty())?;
+    discard(KeptFile::list(File::from(opened)));
+    Ok(())
 }
 
 fn above_standard_streams(fd: OwnedFd) -> Result<OwnedFd, Errno> {

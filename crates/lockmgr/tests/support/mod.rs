@@ -213,28 +213,39 @@ pub(crate) fn kernel_locks(path: &Path) -> (usize, usize) {
 }
 
 pub(crate) fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
-    let table = lock_table();
     let suffix = format!(":{inode}");
-    let ours = table.lines().filter(|line| {
-        line.split_ascii_whitespace()
-            .any(|word| word.matches(':').count() == 2 && word.ends_with(&suffix))
-    });
-    let (blocked, held): (Vec<_>, Vec<_>) = ours.partition(|line| line.contains("->"));
-    (held.len(), blocked.len())
+    let count = |table: &str| {
+        let ours = table.lines().filter(|line| {
+            line.split_ascii_whitespace()
+                .any(|word| word.matches(':').count() == 2 && word.ends_with(&suffix))
+        });
+        let (blocked, held): (Vec<_>, Vec<_>) = ours.partition(|line| line.contains("->"));
+        (held.len(), blocked.len())
+    };
+    let mut last = None;
+    loop {
+        let (table, consistent) = lock_table();
+        let now = count(&table);
+        if consistent || last == Some(now) {
+            return now;
+        }
+        last = Some(now);
+    }
 }
 
-/// `/proc/locks` as it is at one moment. The kernel gives a page at once, and between two reads
-/// lines are lost or told twice when locks come and go elsewhere; `fs::read_to_string` would begin
-/// with a read of 32 bytes.
-fn lock_table() -> String {
+/// `/proc/locks`, and whether it is true of one moment. The kernel gives a page at once, and between
+/// two reads lines are lost or told twice when locks come and go elsewhere; `fs::read_to_string`
+/// would begin with a read of 32 bytes.
+fn lock_table() -> (String, bool) {
     let mut file = std::fs::File::open("/proc/locks").unwrap();
     let (mut table, mut page) = (Vec::new(), [0; 4096]);
     loop {
+        let before = table.len();
         let count = file.read(&mut page).unwrap();
         table.extend_from_slice(&page[..count]);
         // Had there been another line, it would have fitted.
         if count < page.len() / 2 {
-            return String::from_utf8(table).unwrap();
+            return (String::from_utf8(table).unwrap(), before == 0);
         }
     }
 }

@@ -131,6 +131,10 @@ impl How {
                 if let Err(error) = guard.unlock() {
                     say(told(&error, path));
                 }
+                // With the handle kept, more is kept: the directory, for the quick check.
+                for _ in 0..2 {
+                    drop(lock.acquire().mode(self.mode).try_now());
+                }
             }
             Err(error) => tell(told(&error, path)),
         }

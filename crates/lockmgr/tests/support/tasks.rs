@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use super::eventually;
 
@@ -61,11 +62,18 @@ pub(crate) fn system_calls_are_shown() -> bool {
     fs::read_to_string("/proc/thread-self/syscall").is_ok()
 }
 
+/// Whether a thread of this process is still there.
+pub(crate) fn is_alive(thread: i32) -> bool {
+    Path::new(&format!("/proc/self/task/{thread}")).exists()
+}
+
 /// Waits until a thread of this process sleeps outside any lock call: where the queue of a handle
-/// lets it sleep.
+/// lets it sleep. Or until it has ended: on a slow machine its time may be over before we look.
 pub(crate) fn wait_until_queued(thread: i32) {
     eventually("the thread sleeps in a queue", || {
-        if system_calls_are_shown() {
+        if !is_alive(thread) {
+            true
+        } else if system_calls_are_shown() {
             sleeps_in(std::process::id(), thread).is_some_and(|[call, ..]| call == libc::SYS_futex)
         } else {
             status_field(std::process::id(), thread, "State")
