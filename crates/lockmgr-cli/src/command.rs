@@ -27,7 +27,7 @@ pub(crate) fn argv(words: Vec<OsString>, shell_command: Option<OsString>) -> Arg
 /// What it means that the program could not be started.
 pub(crate) fn not_started(argv: &Argv, error: &io::Error) -> Failure {
     let program = OsStr::from_bytes(argv.program().to_bytes());
-    let shown = printable(program);
+    let shown = if program.is_empty() { "''".into() } else { printable(program) };
     let found = exists(program);
     let missing = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => true,

@@ -6,8 +6,9 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
-use lockmgr::{Error, FileLock, Mechanism, OwnedFileLockGuard};
+use lockmgr::{Error, FileLock, Mechanism, Mode, OwnedFileLockGuard};
 
 use crate::cli::{AcquireArgs, LockArgs, UnlockArgs, Wait};
 use crate::duration::show;
@@ -38,12 +39,50 @@ fn try_lock(args: &LockArgs) -> Result<Status, Failure> {
     }
     let handle = options.from_file(opened(args.fd)?).map_err(failed)?;
     free_a_signal(how, &mut Unignored::default());
-    let guard = attempt(&handle, how).map_err(failed)?;
+    let was_shared = holds_shared(args.fd)?;
+    let guard = attempt(&handle, how).map_err(|error| {
+        let mut failure = failed(error);
+        if was_shared && !keep_shared(&handle) {
+            failure.line.push_str("; the shared lock that the descriptor had is lost");
+        }
+        failure
+    })?;
+    if is_deleted(guard.file()) {
+        // Others come by the path, and lock another file.
+        return Err(Failure::new(
+            exit::CANNOT_OPEN,
+            format!(
+                "{}: the lock file was deleted or replaced: open it again, and lock that",
+                name_of(args.fd)
+            ),
+        ));
+    }
     if how.verbose && !how.quiet {
         say(&format!("waited {} for {}", show(guard.wait_time()), name_of(args.fd)));
     }
     // From here on the lock is the shell's.
     guard.into_fd().map(|_ours| exit::OK).map_err(failed)
+}
+
+/// Whether the descriptor holds a shared lock. The kernel drops a `flock` of one mode before it takes
+/// the other, so a refusal can cost it.
+fn holds_shared(fd: i32) -> Result<bool, Failure> {
+    let Ok(guard) = OwnedFileLockGuard::adopt(opened(fd)?.into()) else {
+        return Ok(false);
+    };
+    let shared = guard.mode() == Mode::Shared;
+    // It stays the shell's.
+    guard.into_fd().map(|_ours| shared).map_err(|error| on_descriptor(fd, &error, exit::BUSY))
+}
+
+/// Takes the shared lock again, or keeps it, for the shell.
+fn keep_shared(handle: &FileLock) -> bool {
+    handle.acquire().shared().try_now_owned().and_then(OwnedFileLockGuard::into_fd).is_ok()
+}
+
+/// Whether the file has no name any more. (That it has been given another name cannot be seen.)
+fn is_deleted(file: &File) -> bool {
+    file.metadata().is_ok_and(|status| status.is_file() && status.nlink() == 0)
 }
 
 fn attempt(handle: &FileLock, how: &AcquireArgs) -> lockmgr::Result<OwnedFileLockGuard> {

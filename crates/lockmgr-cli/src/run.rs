@@ -59,8 +59,10 @@ fn the_lock(args: &RunArgs) -> Result<FileLock, Failure> {
     if args.lock.is_empty() {
         return Err(Failure::usage("the lock's name is empty"));
     }
+    if args.system && name::is_path(&args.lock) {
+        return Err(Failure::usage("--system is for names, and LOCK is a path; leave it out"));
+    }
     let scope = if args.system { Scope::System } else { Scope::User };
-    let path = name::resolve(&args.lock, scope).map_err(of_lock)?;
     let mut options = FileLock::options()
         .mechanism(args.acquire.mechanism)
         .create(!args.no_create)
@@ -71,7 +73,7 @@ fn the_lock(args: &RunArgs) -> Result<FileLock, Failure> {
     if let Some(mode) = args.mode {
         options = options.creation_mode(mode);
     }
-    options.open_lazy(path).map_err(of_lock)
+    options.open_named_lazy(&args.lock, scope).map_err(of_lock)
 }
 
 /// Refuses what no mechanism can do, and says which one can.

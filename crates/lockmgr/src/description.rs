@@ -28,7 +28,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::error::{CREATE, Error, OPEN, Result};
+use crate::error::{CREATE, Error, FIND_HERE, OPEN, Result};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::posix;
@@ -87,7 +87,7 @@ impl Place {
             }
             let here = std::env::current_dir().map_err(|source| Error::Io {
                 path: Some(Arc::from(path)),
-                operation: OPEN,
+                operation: FIND_HERE,
                 source,
             })?;
             bytes.extend_from_slice(here.as_os_str().as_bytes());
@@ -481,10 +481,9 @@ fn explain(
     let not_lockable = |path, reason| Error::NotLockable { path, operation, reason };
     OpenFailure::Failed(match errno {
         Errno::AGAIN => return OpenFailure::Lease(access),
-        Errno::LOOP if !settings.follow_symlinks => not_lockable(
-            path,
-            "it is a symbolic link; name its target, or allow links to be followed",
-        ),
+        Errno::LOOP if !settings.follow_symlinks => {
+            not_lockable(path, "it is a symbolic link, which is not followed; name its target")
+        }
         // No name was created, and none of the ways to open it fits: a FIFO nobody reads, a socket.
         Errno::NXIO => {
             let kind = file::status_at_path(&place.c_path, settings.follow_symlinks)

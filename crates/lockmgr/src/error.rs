@@ -179,6 +179,9 @@ pub(crate) const OPEN: &str = "open";
 /// The verb of every failure to create it, when it was not there to be opened.
 pub(crate) const CREATE: &str = "create";
 
+/// The verb of the failure to make a relative path absolute.
+pub(crate) const FIND_HERE: &str = "find the current directory, from which its path begins";
+
 impl Error {
     /// The lock file, where there is a path to it.
     #[must_use]
@@ -266,7 +269,7 @@ impl Error {
         match self {
             Error::NotLockable { .. } => true,
             Error::Permission { operation, .. } | Error::Io { operation, .. } => {
-                matches!(*operation, OPEN | CREATE)
+                matches!(*operation, OPEN | CREATE | FIND_HERE)
             }
             _ => false,
         }

@@ -13,6 +13,7 @@
 //! been granted, and hands the turn on.
 
 use std::future::Future;
+use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,7 +114,7 @@ impl AcquireFuture {
                 Ok(reminder) => Some(reminder),
                 Err(source) => {
                     self.lock.handle().leave(&node, self.request.mode);
-                    return Err(self.cannot_wait(source));
+                    return Err(self.cannot_wait(&source));
                 }
             },
             None => None,
@@ -133,17 +134,24 @@ impl AcquireFuture {
             let path = self.lock.handle().path();
             return Err(Error::Busy { path, operation, contention: turn.contention() });
         }
+        // No thread for what is over already.
+        if let Err(stop) = self.request.limits().check() {
+            let (handle, mode) = (self.lock.handle(), self.request.mode);
+            return Err(stopped(handle, operation, mode, stop, || turn.contention()));
+        }
         if self.since.is_none() {
             self.since = Some(Instant::now());
             events::waiting(self.lock.handle(), self.request.mode);
         }
         let job =
-            Job::start(turn, &self.request, self.since).map_err(|error| self.cannot_wait(error))?;
+            Job::start(turn, &self.request, self.since).map_err(|error| self.cannot_wait(&error))?;
         self.stage = Stage::Waiting(job);
         Ok(None)
     }
 
-    fn cannot_wait(&self, source: std::io::Error) -> Error {
+    fn cannot_wait(&self, source: &io::Error) -> Error {
+        // The kind of the source, `WouldBlock`, would be taken for a lock that is busy.
+        let source = io::Error::other(format!("no thread can be started to wait with: {source}"));
         Error::Io { path: self.lock.handle().path(), operation: self.request.operation(), source }
     }
 
@@ -239,11 +247,7 @@ enum Outcome {
 }
 
 impl Job {
-    fn start(
-        mut turn: Turn,
-        request: &Request,
-        since: Option<Instant>,
-    ) -> std::io::Result<Arc<Self>> {
+    fn start(mut turn: Turn, request: &Request, since: Option<Instant>) -> io::Result<Arc<Self>> {
         let job = Arc::new(Self {
             outcome: Mutex::new(Outcome::Pending(None)),
             abandoned: CancelToken::new(),

@@ -50,7 +50,8 @@
 //!    or a [`CancelToken`] ends the sleep with a signal that is the library's own.
 //! 3. *Deadlines are exact*: never early, late only by scheduling.
 //! 4. *A hold belongs to the process that took it.* Forked children neither release nor keep it.
-//! 5. *Waiting for oneself is an error*, not a hang.
+//! 5. *Waiting for oneself is an error*, not a hang: for a lock that the thread holds by a guard that
+//!    cannot leave it. (Of an owned guard nobody knows who will drop it.)
 //! 6. *Nothing is left behind* by a crash, a panic, a dropped future: no lock, descriptor or thread.
 //!
 //! # Signals

@@ -94,7 +94,8 @@ pub fn path_of(name: &str, scope: Scope) -> Result<PathBuf> {
 }
 
 /// Whether a lock is given as a path, not as a bare name.
-pub(crate) fn is_path(lock: &OsStr) -> bool {
+#[must_use]
+pub fn is_path(lock: &OsStr) -> bool {
     lock.as_bytes().contains(&b'/') || lock == "." || lock == ".."
 }
 

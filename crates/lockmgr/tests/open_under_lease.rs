@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lockmgr::{CancelToken, Error, FileLock, LockMgr, Mechanism};
 use support::probe::{self, probe, start};
 use support::raw::{give_lease_back, ignore, take_write_lease};
-use support::tasks::{Activity, sleeps_in, system_calls_are_shown, threads_of};
+use support::tasks::{sleeps_in, system_calls_are_shown, threads_of};
 use support::{Worker, eventually, hear, say, serve, skip};
 
 #[test]
@@ -48,20 +48,22 @@ fn leased(path: &Path) -> Option<Worker> {
 
 const MECHANISMS: [&str; 3] = ["flock", "ofd", "posix"];
 
-/// Waits until the worker sleeps in a system call that opens a file, as far as that can be seen.
-fn wait_until_opening(worker: &Worker) {
+/// Whether the worker sleeps in a system call that opens a file, as far as that can be seen.
+fn is_opening(worker: &Worker) -> bool {
     let opening = [
         libc::SYS_openat,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_open,
     ];
     let pid = worker.pid();
-    eventually("the waiter sleeps in open", || {
-        threads_of(pid).into_iter().any(|thread| match sleeps_in(pid, thread) {
-            Some([call, ..]) => opening.contains(&call),
-            None => !system_calls_are_shown(),
-        })
-    });
+    threads_of(pid).into_iter().any(|thread| match sleeps_in(pid, thread) {
+        Some([call, ..]) => opening.contains(&call),
+        None => !system_calls_are_shown(),
+    })
+}
+
+fn wait_until_opening(worker: &Worker) {
+    eventually("the waiter sleeps in open", || is_opening(worker));
 }
 
 #[test]
@@ -144,7 +146,11 @@ fn whoever_waits_for_it_sleeps() {
         let Some(mut lease) = leased(&path) else { return };
         let waiter = start(&path, words);
         wait_until_opening(&waiter);
-        Activity::at_rest(waiter.pid());
+        // Whoever asks again and again is seen awake now and then.
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(1));
+            assert!(is_opening(&waiter), "{words}");
+        }
         lease.tell("give back");
         lease.expect("given back");
         waiter.expect("held");

@@ -288,7 +288,7 @@ impl Player {
         self.log.completed = *mine;
         self.log.begun = *mine + 1;
         self.log.write(&self.log_file);
-        if self.random.below(4) == 0 {
+        if self.random.below(16) == 0 {
             thread::yield_now();
         }
         *mine += 1;

@@ -89,10 +89,18 @@ Examples:
   lockmgr run backup rsync -a /home /mnt         wait for the lock, however long it takes
   lockmgr run -n backup rsync -a /home /mnt      exit with 75 if another backup runs
   lockmgr run -w 1m30s -E 0 backup ./backup.sh   after 90 s, leave it to the next time
-  lockmgr run -s data.lock -- ./report.sh        beside other readers
-  lockmgr run -m ofd --range 100+50 db.dat ./fix excludes fcntl(2) users of these bytes
+  lockmgr run -s ./data.lock -- ./report.sh      beside other readers
+  lockmgr run -m ofd --range 100+50 ./db ./fix   excludes fcntl(2) users of these bytes
   lockmgr run deploy -c 'make && make install'   a shell command
   lockmgr run --system apt-mirror ./sync.sh      one lock for all users
+
+Exit status:
+  the command's; 128+N when signal N ended it; 126 and 127 when it cannot be executed or is
+  not found; 75 (or -E) busy or timed out; 64 wrong usage; 73 the lock file cannot be opened
+  or created; 74 another failure of the system
+
+A LOCK with a slash in it, and . and .., are paths. A path that is a symbolic link is refused: name
+its target.
 
 Programs that close all descriptors they did not open (sudo does) drop the lock's one; the lock
 lasts as long as the command all the same, but then ends if lockmgr is killed with SIGKILL.";
