@@ -13,7 +13,7 @@
 //!    that the library would close are kept here, and closed with the last reservation.
 //!
 //! What it cannot do: other code in the process that opens and closes the same file drops the
-//! locks. That is why [`Mechanism::Ofd`](crate::Mechanism::Ofd) is the better choice.
+//! locks. That is why [`Mechanism::Ofd`] is the better choice.
 //!
 //! A close must not run beside the very first reservation of its inode. Closers therefore count
 //! themselves, and close without a look at the registry only while nobody has ever used it;
