@@ -143,8 +143,8 @@ impl AcquireFuture {
             self.since = Some(Instant::now());
             events::waiting(self.lock.handle(), self.request.mode);
         }
-        let job =
-            Job::start(turn, &self.request, self.since).map_err(|error| self.cannot_wait(&error))?;
+        let job = Job::start(turn, &self.request, self.since)
+            .map_err(|error| self.cannot_wait(&error))?;
         self.stage = Stage::Waiting(job);
         Ok(None)
     }
