@@ -74,8 +74,8 @@ fn a_symbolic_link_is_refused_unless_links_are_to_be_followed() {
     let dir = tempfile::tempdir().unwrap();
     let [target, link] = ["target", "link"].map(|name| dir.path().join(name));
     symlink("target", &link).unwrap();
-    let refused = "NotLockable: PATH: it is a symbolic link; name its target, or allow links to \
-                   be followed";
+    let refused =
+        "NotLockable: PATH: it is a symbolic link, which is not followed; name its target";
     // Dangling first, then with a target.
     for mechanism in MECHANISMS {
         assert_eq!(probe(&link, mechanism), refused);
