@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 
 use crate::description::{Description, NotRemoved};
 use crate::error::{Error, Result};
@@ -371,6 +371,9 @@ impl Hold {
                 "the descriptor holds several locks, and a guard stands for one",
             ));
         }
+        // It was inheritable, for us to get it; our own children are not meant.
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)
+            .map_err(|errno| Error::io(None, OPERATION, errno))?;
         let settings =
             Settings { mechanism: lock.mechanism, range: lock.range, ..Settings::default() };
         let handle = Arc::new(Handle::of_file(File::from(fd), settings, OPERATION)?);

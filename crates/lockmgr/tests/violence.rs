@@ -285,9 +285,14 @@ impl Player {
         let known = self.log.completed..=self.log.begun;
         assert!(known.contains(mine), "{}: {mine} counted, not {known:?}", self.index);
         // More than one is possible only after a death; now it is known.
+        let last = self.index != REPLACER && *mine == ROUNDS;
         self.log.completed = *mine;
-        self.log.begun = *mine + 1;
+        self.log.begun = *mine + u64::from(!last);
         self.log.write(&self.log_file);
+        if last {
+            // It had died between its last round and its last word.
+            return;
+        }
         if self.random.below(16) == 0 {
             thread::yield_now();
         }

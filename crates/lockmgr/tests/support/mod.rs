@@ -32,6 +32,7 @@ pub(crate) mod process;
 #[expect(unsafe_code, reason = "system calls that only tests make and that have no safe wrapper")]
 pub(crate) mod raw;
 pub(crate) mod roles;
+pub(crate) mod scene;
 pub(crate) mod tasks;
 pub(crate) mod users;
 
