@@ -28,6 +28,9 @@
 //! The stop is SIGTSTP's, which the kernel does not carry out where nobody could undo it. A SIGSTOP
 //! that somebody sent to the command alone is theirs to undo, and not followed.
 //!
+//! When lockmgr goes on, so does its command, but it is not told so twice: a SIGCONT passed on late
+//! would undo the Ctrl-Z that followed it.
+//!
 //! # The tree
 //!
 //! With `hold_tree` lockmgr is the child subreaper: a descendant whose parent ends becomes its child.
@@ -39,10 +42,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpgid, getpgrp, getpid, getsid, kill_process,
-    set_child_subreaper, wait, waitpid,
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process,
+    set_child_subreaper, wait, waitid, waitpid,
 };
 
+use crate::sys::group;
 use crate::sys::signals::{self, Received, Sender, SignalSet, Unignored};
 use crate::sys::spawn::{Argv, Inherit, spawn};
 
@@ -146,7 +150,7 @@ impl Watch {
                             return Ok(self.ended);
                         }
                     } else if is_job_control(status) {
-                        signals::suffer(Signal::TSTP);
+                        self.stop();
                     }
                 }
                 // One of those that the command left behind; that it is gone is all we want to know.
@@ -158,17 +162,33 @@ impl Watch {
         }
     }
 
+    /// Stops as the command has, and sees to it that the command goes on when we do: by itself if
+    /// SIGCONT was sent to the whole process group, as a shell's `fg` does. Only what has not gone on
+    /// is sent the SIGCONT that woke us: by then the next Ctrl-Z may have stopped it again.
+    fn stop(&self) {
+        signals::suffer(Signal::TSTP);
+        let was_continued = signals::take(Signal::CONT);
+        let options = WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+        let goes_on = matches!(waitid(WaitId::Pid(self.pid), options), Ok(Some(_)));
+        if was_continued && !goes_on && !signals::is_pending(Signal::TSTP) {
+            // It has not been waited for, so it is there, if only as a zombie.
+            let _not_ours = kill_process(self.pid, Signal::CONT);
+        }
+    }
+
     fn forward(&mut self, received: &Received) {
         let from_kernel = received.sender == Sender::Kernel;
         self.interrupted |= from_kernel && received.signal == Signal::INT;
-        let told_alone = received.signal == Signal::HUP && getsid(None) == Ok(getpid());
+        let told_alone = received.signal == Signal::HUP && group::we_lead_the_session();
         let targets = if self.ended.is_none() { vec![self.pid] } else { children() };
         for target in targets {
             let has_it_already = match received.sender {
-                Sender::Kernel => !told_alone && getpgid(Some(target)) == Ok(getpgrp()),
+                Sender::Kernel => !told_alone && group::is_ours(target),
                 Sender::Process(sender) => sender == Some(target),
             };
-            if !has_it_already {
+            // A Ctrl-Z that came after a SIGCONT is the last word.
+            let is_outdated = received.signal == Signal::CONT && signals::is_pending(Signal::TSTP);
+            if !has_it_already && !is_outdated {
                 // It may belong to another user by now, or be a zombie: then there is nothing to do.
                 let _gone_or_not_ours = kill_process(target, received.signal);
             }

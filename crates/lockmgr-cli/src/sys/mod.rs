@@ -6,5 +6,6 @@
 #![expect(unsafe_code, reason = "this is where it lives")]
 
 pub(crate) mod fd;
+pub(crate) mod group;
 pub(crate) mod signals;
 pub(crate) mod spawn;

@@ -104,6 +104,28 @@ pub(crate) fn next(of: &SignalSet) -> io::Result<Received> {
     }
 }
 
+/// Takes a blocked signal from the queue if it is there.
+///
+/// # References
+/// `sigtimedwait(2)`
+pub(crate) fn take(signal: Signal) -> bool {
+    let set = SignalSet::of(&[signal]);
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the set and the time are initialised, and a null pointer asks for no details.
+    unsafe { libc::sigtimedwait(&raw const set.0, ptr::null_mut(), &raw const at_once) > 0 }
+}
+
+/// Whether a blocked signal waits in the queue.
+///
+/// # References
+/// `sigpending(2)`
+pub(crate) fn is_pending(signal: Signal) -> bool {
+    let mut pending = SignalSet::of(&[]);
+    // SAFETY: the set has room for what is written.
+    unsafe { libc::sigpending(&raw mut pending.0) };
+    pending.contains(signal)
+}
+
 /// Returns whether the signal is ignored in this process.
 pub(crate) fn is_ignored(number: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::{Signal, kill_process};
 
 use crate::support::{
-    Running, Scratch, hold, is_gone, is_locked, is_waited_for, state, wait_until,
+    Running, Scratch, finished, hold, is_gone, is_locked, is_waited_for, skip, state, wait_until,
 };
 
 /// Counts the signals of one name it gets, and says each count; TERM ends it with status 7.
@@ -38,6 +38,23 @@ fn each_signal_reaches_the_command_once() {
         assert_eq!(ended.out, "", "{name} came more often than it was sent");
         assert!(!is_locked(&scratch.path("l")));
     }
+}
+
+#[test]
+fn a_session_that_is_not_visible_is_no_obstacle() {
+    let scratch = Scratch::new();
+    // As in a container that was entered from outside: the numbers of our session and of our process
+    // group are 0 there.
+    let line = "trap 'kill $!; echo hup; exit 3' HUP; (kill -HUP $PPID); sleep 60 & wait";
+    let inside = "\"$LOCKMGR\" run ./l sh -c \"$1\"; echo status $?";
+    let unshare = ["setsid", "--wait", "unshare", "--pid", "--map-root-user", "--fork", "sh", "-c"];
+    if finished(&mut scratch.command(&[&unshare[..], &["true"]].concat())).code != Some(0) {
+        skip("this user may make no pid namespaces");
+        return;
+    }
+    let ended = finished(&mut scratch.command(&[&unshare[..], &[inside, "-", line]].concat()));
+    ended.exits(0);
+    assert_eq!((ended.out.as_str(), ended.err.as_str()), ("hup\nstatus 3\n", ""));
 }
 
 #[test]
@@ -165,7 +182,7 @@ fn signals_of_the_group_do_not_end_lockmgr_before_the_command() {
     let scratch = Scratch::new();
     // The command sends TERM to its whole group, lockmgr included, and takes its time to end.
     let command = "trap 'echo caught' TERM; kill -TERM 0; echo on; exit 6";
-    let ran = crate::support::finished(scratch.command(&["setsid", "--wait"]).args([
+    let ran = finished(scratch.command(&["setsid", "--wait"]).args([
         crate::support::LOCKMGR,
         "run",
         "./l",
