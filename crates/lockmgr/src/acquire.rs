@@ -5,7 +5,8 @@
 //!    queues and sleeps until it gets the turn.
 //! 3. With the turn the kernel is asked without waiting. Free and the path unchanged: done. This is
 //!    the whole way of an uncontended acquisition: no timer, no thread, no allocation.
-//! 4. Otherwise, unless this thread itself is in the way, it sleeps in the kernel's call.
+//! 4. Otherwise, unless this thread itself is in the way, it sleeps in the kernel's call; on a fair
+//!    handle first in the one for the gate.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,11 @@ use crate::events;
 use crate::file_lock::FileLock;
 use crate::future::AcquireFuture;
 use crate::guard::{FileLockGuard, OwnedFileLockGuard};
-use crate::handle::{Claimed, stopped};
+use crate::handle::{Claimed, Handle, stopped};
 use crate::held;
 use crate::hold::Hold;
 use crate::mode::Mode;
+use crate::options::Fairness;
 use crate::queue::Asker;
 use crate::turn::{Attempt, Turn};
 use crate::wait::Limits;
@@ -97,6 +99,9 @@ impl Request {
         }
         let mut since = None;
         let mut turn = self.take_turn(lock, &mut since)?;
+        if self.goes_past_gate(handle) {
+            turn.skip_gate();
+        }
         if !matches!(turn.attempt(operation, since.is_some())?, Attempt::Granted) {
             if self.when == When::Now {
                 let contention = turn.contention();
@@ -112,6 +117,14 @@ impl Request {
             turn.sleep(operation, self.limits())?;
         }
         Ok(turn.settle(bound, since.map_or(Duration::ZERO, |since| since.elapsed())))
+    }
+
+    /// Whether a fair handle is used without its gate. A shared `try` does not ask for it, and at
+    /// the gate somebody may be waiting for what this very thread holds.
+    fn goes_past_gate(&self, handle: &Handle) -> bool {
+        self.mode == Mode::Shared
+            && handle.settings.fairness != Fairness::Off
+            && (self.when == When::Now || handle.held_by_this_thread() == Some(Mode::Shared))
     }
 
     /// Gets the right to ask the kernel, asleep if need be; notes when the waiting began.

@@ -19,7 +19,7 @@
 //! else, and starts anew. (The order "unlock, then unlink" would let a second process lock the old
 //! inode and a third one create and lock a new file.)
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -29,6 +29,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::error::{CREATE, Error, FIND_HERE, OPEN, Result};
+use crate::gate::{self, Found, Gate};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::posix;
@@ -105,6 +106,15 @@ impl Place {
         Ok(Self { c_path, name })
     }
 
+    pub(crate) fn c_path(&self) -> &CStr {
+        &self.c_path
+    }
+
+    /// The directory of the lock file.
+    pub(crate) fn directory(&self) -> Result<KeptFile, Errno> {
+        self.anchor().map(|anchor| anchor.directory)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         Path::new(OsStr::from_bytes(self.c_path.as_bytes()))
     }
@@ -161,11 +171,31 @@ pub(crate) struct Description {
     pub(crate) sharers: AtomicUsize,
     anchor: OnceLock<Option<Anchor>>,
     checked: AtomicU64,
+    /// Where acquisitions pass one.
+    pub(crate) gate: Option<Gate>,
 }
 
 impl Description {
-    /// Opens or creates the lock file.
+    /// Opens or creates the lock file, with the gate that the settings want.
     pub(crate) fn open(
+        place: &Place,
+        settings: &Settings,
+        writable: bool,
+    ) -> Result<Self, OpenFailure> {
+        for _ in 0..TRIES {
+            let mut description = Self::open_without_gate(place, settings, writable)?;
+            match gate::find(Some(place), settings, &description)? {
+                Found::Gate(gate) => {
+                    description.gate = gate;
+                    return Ok(description);
+                }
+                Found::Replaced => {}
+            }
+        }
+        Err(never_the_same(place))
+    }
+
+    fn open_without_gate(
         place: &Place,
         settings: &Settings,
         writable: bool,
@@ -218,11 +248,7 @@ impl Description {
                 Err(errno) => return Err(explain(place, settings, CREATE, errno, access)),
             }
         }
-        Err(OpenFailure::Failed(Error::Replaced {
-            path: Some(place.shared_path()),
-            operation: OPEN,
-            while_held: false,
-        }))
+        Err(never_the_same(place))
     }
 
     /// Takes an opened file if it is one that can be a lock file.
@@ -254,7 +280,13 @@ impl Description {
         operation: &'static str,
     ) -> Result<Self> {
         let status = file::status(&file).map_err(|errno| Error::io(None, operation, errno))?;
-        Ok(Self::new(file, status.identity, None, settings))
+        let mut description = Self::new(file, status.identity, None, settings);
+        description.gate = match gate::find(None, settings, &description) {
+            Ok(Found::Gate(gate)) => gate,
+            Ok(Found::Replaced) | Err(OpenFailure::Lease(_)) => None,
+            Err(OpenFailure::Failed(error)) => return Err(error),
+        };
+        Ok(description)
     }
 
     fn new(
@@ -274,6 +306,7 @@ impl Description {
             sharers: AtomicUsize::new(0),
             anchor: OnceLock::new(),
             checked: AtomicU64::new(0),
+            gate: None,
         }
     }
 
@@ -398,12 +431,23 @@ impl Description {
 
 impl Drop for Description {
     fn drop(&mut self) {
+        if let Some(Gate::Apart(own)) = self.gate.take() {
+            gate::close(self.identity, own);
+        }
         if let Some(file) = self.file.take() {
             let spare =
                 self.mechanism == Mechanism::Posix && self.access == Some(Access::ReadWrite);
             posix::close(self.identity, file, spare);
         }
     }
+}
+
+fn never_the_same(place: &Place) -> OpenFailure {
+    OpenFailure::Failed(Error::Replaced {
+        path: Some(place.shared_path()),
+        operation: OPEN,
+        while_held: false,
+    })
 }
 
 /// Why a lock file was not removed.
@@ -463,7 +507,7 @@ fn open_spare(place: &Place, settings: &Settings) -> Option<KeptFile> {
 }
 
 /// Closes what was opened in vain: like any close, it must not drop a lock of this process.
-fn discard(file: KeptFile) {
+pub(crate) fn discard(file: KeptFile) {
     if let Ok(status) = file::status(&file) {
         posix::close(status.identity, file, false);
     }

@@ -128,9 +128,15 @@ macro_rules! guard_methods {
             /// the data anew; a refused upgrade takes the shared lock back, but can lose it.
             /// `posix` locks are not upgraded.
             ///
+            /// Through a [fair](crate::FileLockOptions::fair) handle `flock` is upgraded under the
+            /// gate, and takes the shared lock back before it leaves it: nobody who is fair too
+            /// gets in between, and a refused upgrade keeps the shared lock. It is refused as well
+            /// while somebody waits at the gate, who is waiting for this very hold.
+            ///
             /// # Errors
-            /// [`Error::Busy`](crate::Error::Busy): others share the lock; it is still held
-            /// shared. [`Error::Lost`](crate::Error::Lost): the guard holds nothing any more.
+            /// [`Error::Busy`](crate::Error::Busy): others share the lock, or wait at its gate; it
+            /// is still held shared. [`Error::Lost`](crate::Error::Lost): the guard holds nothing
+            /// any more; with the gate only if somebody got in past it.
             pub fn try_upgrade(&mut self) -> Result<()> {
                 self.hold.try_upgrade()
             }

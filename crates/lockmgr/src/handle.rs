@@ -17,7 +17,7 @@ use crate::error::{Error, OPEN, Result};
 use crate::held;
 use crate::inspect::Contention;
 use crate::mode::{Mode, Range};
-use crate::options::Settings;
+use crate::options::{Fairness, Settings};
 use crate::queue::{Asker, Node, Queue};
 use crate::sys::file::KeptFile;
 use crate::sys::fork::{self, PerProcess};
@@ -169,8 +169,10 @@ impl Handle {
     }
 
     fn turn(self: &Arc<Self>, mode: Mode, state: &State) -> Turn {
-        let (description, joined) = state.description_for(mode);
-        Turn::new(Arc::clone(self), mode, description, joined)
+        let fair = self.settings.fairness != Fairness::Off;
+        // On a fair handle the gate comes first; the turn joins later.
+        let joined = !fair && mode == Mode::Shared && state.join();
+        Turn::new(Arc::clone(self), mode, state.description.clone(), joined, fair)
     }
 
     /// Who is in the way, as far as the kernel will know.
@@ -196,22 +198,23 @@ impl Handle {
     pub(crate) fn lock_error(&self, operation: &'static str, mode: Mode, errno: Errno) -> Error {
         Error::of_lock_call(self.path(), operation, self.settings.mechanism, mode, errno)
     }
+
+    pub(crate) fn gate_error(&self, errno: Errno) -> Error {
+        Error::io(self.path(), "take the gate", errno)
+    }
 }
 
 impl State {
-    /// The kept description, and whether a shared hold on it was joined: then the kernel need not
-    /// be asked.
-    fn description_for(&self, mode: Mode) -> (Option<Arc<Description>>, bool) {
-        let description = self.description.clone();
-        let joined = mode == Mode::Shared
-            && description.as_ref().is_some_and(|kept| {
-                let shared = kept.sharers.load(Ordering::Relaxed) > 0;
-                if shared {
-                    kept.sharers.fetch_add(1, Ordering::Relaxed);
-                }
-                shared
-            });
-        (description, joined)
+    /// Joins the shared hold of this process on the kept description, if there is one: then the
+    /// kernel need not be asked.
+    pub(crate) fn join(&self) -> bool {
+        self.description.as_ref().is_some_and(|kept| {
+            let shared = kept.sharers.load(Ordering::Relaxed) > 0;
+            if shared {
+                kept.sharers.fetch_add(1, Ordering::Relaxed);
+            }
+            shared
+        })
     }
 }
 

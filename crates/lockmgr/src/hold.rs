@@ -11,12 +11,14 @@ use rustix::io::{Errno, FdFlags};
 use crate::description::{Description, NotRemoved};
 use crate::error::{Error, Result};
 use crate::events;
+use crate::gate::Passage;
 use crate::handle::{Handle, State, tell};
 use crate::held;
 use crate::inspect::{self, Contention};
-use crate::mode::{Mechanism, Mode};
+use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::sys::fork;
+use crate::sys::lock::{self, Owner};
 
 const UNLOCK: &str = "unlock";
 const REMOVE: &str = "remove the lock file";
@@ -226,11 +228,21 @@ impl Hold {
             operation: OPERATION,
             contention: Contention::new(hold.description.identity, mechanism),
         };
-        // The mutex is held meanwhile, so that nobody joins the shared hold; nothing here waits.
         let handle = Arc::clone(&self.handle);
+        // The mutex is held meanwhile, so that nobody joins the shared hold; nothing here waits.
         let mut state = handle.state();
         if !state.queue.is_sole_holder() {
             drop(state);
+            return Err(busy(self));
+        }
+        // With the gate, nobody can be on his way in while `flock` has let go of the shared lock. It
+        // is given back before the mutex, under which nobody else can come to it by way of this
+        // handle.
+        let mut passage =
+            if self.was_let_go() { Passage::approach(&self.description) } else { None };
+        if let Some(passage) = &mut passage
+            && !passage.try_enter().map_err(|errno| handle.gate_error(errno))?
+        {
             return Err(busy(self));
         }
         match self.description.try_lock(Mode::Exclusive) {
@@ -239,6 +251,7 @@ impl Hold {
                 let kept = !self.was_let_go()
                     || matches!(self.description.try_lock(Mode::Shared), Ok(true))
                         && self.is_current();
+                drop(passage);
                 return Err(if kept {
                     drop(state);
                     busy(self)
@@ -251,6 +264,7 @@ impl Hold {
                 return Err(error);
             }
         }
+        drop(passage);
         // Under the same mutex still: whoever comes now finds an exclusive hold.
         self.description.sharers.store(0, Ordering::Relaxed);
         state.queue.release(Mode::Shared);
@@ -370,6 +384,11 @@ impl Hold {
                 OPERATION,
                 "the descriptor holds several locks, and a guard stands for one",
             ));
+        }
+        if lock.mechanism == Mechanism::Ofd && lock.range.len().is_none() {
+            // A foreign lock to the end of the file covers the gates too; ours stops before them.
+            lock::record_unlock(&fd, Owner::Description, Range::BEYOND)
+                .map_err(|errno| Error::io(None, OPERATION, errno))?;
         }
         // It was inheritable, for us to get it; our own children are not meant.
         rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)

@@ -73,6 +73,7 @@ mod error;
 mod events;
 mod file_lock;
 mod future;
+mod gate;
 mod guard;
 mod handle;
 mod held;

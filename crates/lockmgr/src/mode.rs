@@ -44,12 +44,16 @@ impl fmt::Display for Mode {
 /// | lost when any descriptor of the file is closed in the process | no | no | **yes** |
 /// | exclusive on a file that can only be read | yes | no | no |
 /// | async waits | yes | yes | no |
+/// | fair (with a gate) | yes² | yes, if the file can be written | no |
 /// | downgrade | may be lost¹ | atomic | atomic |
 /// | upgrade | try only, may be lost¹ | try only, atomic | no |
 /// | kernel notices deadlocks | no | no | yes |
 ///
 /// ¹ The kernel drops the old lock before it takes the new one, so another process can get in
-/// between; the call then reports [`Error::Lost`].
+/// between; the call then reports [`Error::Lost`]. Not so under the gate of a fair handle.
+///
+/// ² If the file can be written, is no directory, and the filesystem keeps `flock` and record locks
+/// apart; see [`FileLockOptions::fair`](crate::FileLockOptions::fair).
 ///
 /// The two kinds of record lock see each other; `flock` locks are a world of their own on local
 /// filesystems, and are whole-file record locks on NFS.
@@ -112,9 +116,33 @@ impl Range {
     /// The whole file, however long it is or becomes.
     pub const WHOLE: Range = Range { start: 0, len: None };
 
-    /// Explicit ranges end at or below this offset (2^62); the space above is kept for the
-    /// library's own use.
+    /// Ranges end at or below this offset (2^62), also those that reach to the end of the file: no
+    /// file is that long. The space above is kept for the library's own use, such as the gates of
+    /// fair locks.
     pub const LIMIT: u64 = 1 << 62;
+
+    /// What a foreign lock to the end of the file covers, and ours do not.
+    pub(crate) const BEYOND: Range = Range { start: Self::LIMIT, len: None };
+
+    /// The gate of `flock` locks: the first byte that no lock of ours covers.
+    pub(crate) const FLOCK_GATE: Range = Range { start: Self::LIMIT, len: Some(1) };
+
+    /// The gate of record locks on this range: a byte that belongs to its first one, so that locks
+    /// on different ranges do not wait for each other. `None` for the one range for which there is
+    /// no such byte left.
+    pub(crate) fn gate(self) -> Option<Range> {
+        let start = self.start + Self::LIMIT + 1;
+        (start < 1 << 63).then_some(Range { start, len: Some(1) })
+    }
+
+    /// The smallest range that covers both of two that overlap.
+    pub(crate) fn union(self, other: Range) -> Range {
+        Range::between(self.start.min(other.start), self.end().max(other.end()))
+    }
+
+    pub(crate) fn covers(self, other: Range) -> bool {
+        self.start <= other.start && other.end() <= self.end()
+    }
 
     /// Returns the range of `len` bytes from `start`; a `len` of 0 means to the end of the file,
     /// however long it becomes.

@@ -1,10 +1,13 @@
 //! The turn: the right to ask the kernel on behalf of a handle, and the asking itself.
 //!
 //! 1. Open the lock file unless it is open.
-//! 2. Ask the kernel, without or with sleeping; or join the shared hold that this process has on
-//!    the description already.
-//! 3. Look whether the path still names the file. If it does, the turn settles into a hold. If not,
-//!    unlock, give the description up and begin at 1; the deadline goes on running.
+//! 2. Through a fair handle: take the gate, without or with sleeping.
+//! 3. Ask the kernel, without or with sleeping; or join the shared hold that this process has on
+//!    the description already. Give the gate back.
+//! 4. Look whether the path still names the file. If it does, the turn settles into a hold. If not,
+//!    unlock, give the description up and begin at 1; the deadline goes on running. After a sleep
+//!    at the gate the path is looked at as well, before a sleep on a file that it may not name any
+//!    more.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,11 +19,13 @@ use rustix::io::Errno;
 use crate::description::{Description, OpenFailure, TRIES, sleep_out_lease};
 use crate::error::{Error, Result};
 use crate::events;
+use crate::gate::Passage;
 use crate::handle::{Handle, stopped, tell};
 use crate::held;
 use crate::hold::{Hold, leave_shared};
 use crate::inspect::Contention;
 use crate::mode::Mode;
+use crate::options::Fairness;
 use crate::sys::file::Access;
 use crate::sys::fork;
 use crate::wait::{Limits, Stop};
@@ -34,18 +39,24 @@ pub(crate) struct Turn {
     description: Option<Arc<Description>>,
     /// A shared hold of this process on the description was joined.
     joined: bool,
+    /// Through the gate, if the description has one.
+    fair: bool,
+    passage: Option<Passage>,
 }
 
 /// Where the kernel cannot be asked to wait for the end of a lease.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 const UNSETTLED: &str = "settling consumes the turn";
+const OPENED: &str = "the lock file was just opened";
 
 /// What came of asking the kernel without waiting.
 pub(crate) enum Attempt {
     Granted,
     /// Somebody has it.
     Contended,
+    /// Somebody is in the gate.
+    Gated,
     /// Somebody has a lease on the file, which cannot even be opened now.
     Lease(Access),
 }
@@ -56,9 +67,15 @@ impl Turn {
         mode: Mode,
         description: Option<Arc<Description>>,
         joined: bool,
+        fair: bool,
     ) -> Self {
         let generation = fork::generation();
-        Self { handle: Some(handle), generation, mode, description, joined }
+        Self { handle: Some(handle), generation, mode, description, joined, fair, passage: None }
+    }
+
+    /// Goes past the gate.
+    pub(crate) fn skip_gate(&mut self) {
+        self.fair = false;
     }
 
     fn handle(&self) -> &Arc<Handle> {
@@ -68,16 +85,20 @@ impl Turn {
     /// Asks for the lock without waiting. `thorough` is for the path check.
     pub(crate) fn attempt(&mut self, operation: &'static str, thorough: bool) -> Result<Attempt> {
         for _ in 0..TRIES {
-            let description = match &mut self.description {
-                Some(description) => description,
-                none => match self.handle.as_ref().expect(UNSETTLED).open() {
-                    Ok(description) => none.insert(description),
+            if self.description.is_none() {
+                match self.handle().open() {
+                    Ok(description) => self.description = Some(description),
                     Err(OpenFailure::Lease(access)) => return Ok(Attempt::Lease(access)),
                     Err(OpenFailure::Failed(error)) => return Err(error),
-                },
-            };
+                }
+            }
+            if self.handle().settings.fairness != Fairness::Off {
+                if !self.enter()? {
+                    return Ok(Attempt::Gated);
+                }
+            }
             if !self.joined {
-                match description.try_lock(self.mode) {
+                match self.description.as_ref().expect(OPENED).try_lock(self.mode) {
                     Ok(true) => {}
                     Ok(false) => return Ok(Attempt::Contended),
                     Err(errno) => {
@@ -86,11 +107,56 @@ impl Turn {
                     }
                 }
             }
+            self.passage = None;
             if self.confirm(operation, thorough)? {
                 return Ok(Attempt::Granted);
             }
         }
         Err(Error::Replaced { path: self.handle().path(), operation, while_held: false })
+    }
+
+    /// On a fair handle: takes the gate, if there is one and nobody is in it, and joins what is held
+    /// shared. Returns false when it is shut.
+    fn enter(&mut self) -> Result<bool> {
+        if self.joined {
+            return Ok(true);
+        }
+        if self.fair {
+            let description = self.description.as_ref().expect(OPENED);
+            let handle = self.handle.as_ref().expect(UNSETTLED);
+            if self.passage.is_none() {
+                self.passage = Passage::approach(description);
+            }
+            if let Some(passage) = &mut self.passage
+                && !passage.try_enter().map_err(|errno| handle.gate_error(errno))?
+            {
+                return Ok(false);
+            }
+        }
+        if self.mode == Mode::Shared {
+            let state = self.handle().state();
+            let kept = state.description.as_ref().zip(self.description.as_ref());
+            let joined = kept.is_some_and(|(kept, ours)| Arc::ptr_eq(kept, ours)) && state.join();
+            drop(state);
+            self.joined = joined;
+        }
+        Ok(true)
+    }
+
+    /// Sleeps until the gate is ours, and gives it up with the file if the path names another one.
+    fn sleep_at_gate(&mut self, operation: &'static str, limits: Limits<'_>) -> Result<()> {
+        let Some(passage) = &mut self.passage else { return Ok(()) };
+        match passage.sleep(limits) {
+            Ok(()) => {}
+            Err(Stop::Os(errno)) => return Err(self.handle().gate_error(errno)),
+            Err(stop) => return Err(self.stopped(operation, stop)),
+        }
+        if let (Some(place), Some(description)) = (&self.handle().place, &self.description)
+            && matches!(description.is_current(place, true), Ok(false))
+        {
+            self.abandon();
+        }
+        Ok(())
     }
 
     /// Asks for the lock and sleeps until it is granted. Begin with an attempt.
@@ -103,12 +169,14 @@ impl Turn {
                         .and_then(|()| limits.check())
                         .map_err(|stop| self.stopped(operation, stop))?;
                 }
+                Attempt::Gated => self.sleep_at_gate(operation, limits)?,
                 Attempt::Contended => {
                     let Some(description) = self.description.clone() else {
                         continue;
                     };
                     match description.sleep_lock(self.mode, limits) {
                         Ok(()) => {
+                            self.passage = None;
                             if self.confirm(operation, true)? {
                                 return Ok(());
                             }
@@ -174,6 +242,7 @@ impl Turn {
 
     /// Gives up the description, which nobody is to use again.
     fn abandon(&mut self) {
+        self.passage = None;
         let Some(description) = self.description.take() else {
             return;
         };
@@ -246,6 +315,8 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let Some(handle) = self.handle.take() else { return };
+        // Whoever has the turn next may have to ask on the same description.
+        self.passage = None;
         if self.generation != fork::generation() {
             return;
         }

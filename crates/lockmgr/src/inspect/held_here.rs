@@ -44,6 +44,8 @@ fn parse_line(line: &str) -> Option<HeldHere> {
             let start: u64 = start.parse().ok()?;
             let len = match end {
                 "EOF" => 0,
+                // Where ours stop that reach to the end of the file.
+                end if end.parse() == Ok(Range::LIMIT - 1) => 0,
                 end => end.parse::<u64>().ok()?.checked_sub(start)?.checked_add(1)?,
             };
             Range::new(start, len).ok()?
@@ -62,6 +64,8 @@ mod tests {
         assert_eq!(held.range, Range::new(0, 10).unwrap());
         let held = parse_line("lock:\t1: FLOCK  ADVISORY  READ 7 fe:00:123 0 EOF").unwrap();
         assert_eq!((held.mode, held.range), (Mode::Shared, Range::WHOLE));
+        let held = parse_line("lock:\t1: OFDLCK A READ -1 0:0:1 7 4611686018427387903").unwrap();
+        assert_eq!(held.range, Range::new(7, 0).unwrap());
         for odd in [
             "pos:\t0",
             "lock:",

@@ -272,6 +272,8 @@ pub(crate) struct Status {
     pub(crate) identity: Identity,
     pub(crate) kind: FileType,
     pub(crate) size: u64,
+    /// For anybody.
+    pub(crate) executable: bool,
 }
 
 impl Status {
@@ -280,6 +282,7 @@ impl Status {
             identity: Identity { device: stat.st_dev, inode: stat.st_ino },
             kind: FileType::from_raw_mode(stat.st_mode),
             size: u64::try_from(stat.st_size).unwrap_or(0),
+            executable: stat.st_mode & 0o111 != 0,
         }
     }
 }
@@ -287,6 +290,68 @@ impl Status {
 /// What the descriptor refers to.
 pub(crate) fn status(file: impl AsFd) -> Result<Status, Errno> {
     retry(|| rustix::fs::fstat(&file)).map(|stat| Status::new(&stat))
+}
+
+/// Whether the descriptor can be written through.
+pub(crate) fn is_writable(file: impl AsFd) -> Result<bool, Errno> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(flags.intersects(OFlags::WRONLY | OFlags::RDWR))
+}
+
+/// Filesystems whose locks are kept by this kernel alone, which keeps `flock` and record locks
+/// apart. Of others it cannot be known without a try.
+const LOCAL: [u32; 19] = [
+    0xEF53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683E, // btrfs
+    0x0102_1994, // tmpfs
+    0x8584_58F6, // ramfs
+    0x794C_7630, // overlay
+    0xF2F5_2010, // f2fs
+    0x2FC1_2FC1, // zfs
+    0xCA45_1A4E, // bcachefs
+    0x3153_464A, // jfs
+    0x3434,      // nilfs
+    0x5265_4973, // reiserfs
+    0x4D44,      // fat
+    0x2011_BAB0, // exfat
+    0x7366_746E, // ntfs3
+    0x9660,      // iso9660
+    0x1501_3346, // udf
+    0x7371_7368, // squashfs
+    0xE0F5_E1E2, // erofs
+];
+
+/// Whether the file lies on a filesystem that leaves locks to this kernel.
+pub(crate) fn is_on_local_filesystem(file: impl AsFd) -> Result<bool, Errno> {
+    let stat = retry(|| rustix::fs::fstatfs(&file))?;
+    let kind = u32::try_from(i128::from(stat.f_type) & 0xFFFF_FFFF).unwrap_or(0);
+    Ok(LOCAL.contains(&kind))
+}
+
+/// Two open file descriptions of a new file in the directory that nobody else will find.
+pub(crate) fn scratch(directory: &KeptFile, name: &CStr) -> Result<[KeptFile; 2], Errno> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let permissions = Permissions::from_raw_mode(0o600);
+    let open_at = |path: &CStr, more: OFlags| {
+        let open = |_again| {
+            retry(|| rustix::fs::openat(directory, path, flags | more, permissions))
+                .and_then(above_standard_streams)
+        };
+        KeptFile::open_with(open, drop)
+    };
+    if let Ok(one) = open_at(c".", OFlags::TMPFILE) {
+        let path = std::ffi::CString::new(format!("/proc/self/fd/{}", one.as_fd().as_raw_fd()))
+            .map_err(|_| Errno::INVAL)?;
+        if let Ok(other) = open_at(&path, OFlags::empty()) {
+            return Ok([one, other]);
+        }
+    }
+    let new = OFlags::CREATE | OFlags::NOFOLLOW;
+    let one = open_at(name, new)?;
+    let other = open_at(name, OFlags::NOFOLLOW);
+    unlink_at(directory, name)?;
+    Ok([one, other?])
 }
 
 /// What the path names now.

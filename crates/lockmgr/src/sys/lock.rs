@@ -1,5 +1,8 @@
 //! The lock calls themselves: `flock(2)` and the two kinds of `fcntl(2)` record lock.
 //!
+//! A range that reaches to the end of the file stops at [`Range::LIMIT`] here: what lies beyond
+//! belongs to the gates.
+//!
 //! Every function makes one system call and returns the kernel's error; `EINTR` included, because
 //! only the caller knows whether a deadline has passed.
 
@@ -77,6 +80,27 @@ fn set(
         (Owner::Process, Patience::Try) => libc::F_SETLK,
         (Owner::Process, Patience::Sleep) => libc::F_SETLKW,
     };
+    let request = request(kind, range)?;
+    // SAFETY: the descriptor is open for the length of the borrow, and `request` is the structure
+    // that these commands read; the kernel does not keep the pointer.
+    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, &raw const request) };
+    if result == -1 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// `fcntl(F_OFD_GETLK)`: whether a record lock of another owner would refuse the range to an
+/// exclusive one.
+pub(crate) fn record_is_taken(fd: impl AsFd, range: Range) -> Result<bool, Errno> {
+    let mut request = request(libc::F_WRLCK, range)?;
+    // SAFETY: as in `set`; this command also writes into the structure, which is ours alone.
+    let result =
+        unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
+    if result == -1 {
+        return Err(last_errno());
+    }
+    Ok(libc::c_int::from(request.l_type) != libc::F_UNLCK)
+}
+
+fn request(kind: libc::c_int, range: Range) -> Result<libc::flock, Errno> {
     let offset = |value: u64| libc::off_t::try_from(value).map_err(|_| Errno::OVERFLOW);
     // SAFETY: `flock` is a plain C structure for which all-zero bytes are a value; OFD locks
     // demand that `l_pid` is zero.
@@ -84,11 +108,8 @@ fn set(
     request.l_type = i16::try_from(kind).map_err(|_| Errno::INVAL)?;
     request.l_whence = i16::try_from(libc::SEEK_SET).map_err(|_| Errno::INVAL)?;
     request.l_start = offset(range.start())?;
-    request.l_len = offset(range.len().unwrap_or(0))?;
-    // SAFETY: the descriptor is open for the length of the borrow, and `request` is the structure
-    // that these commands read; the kernel does not keep the pointer.
-    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, &raw const request) };
-    if result == -1 { Err(last_errno()) } else { Ok(()) }
+    request.l_len = offset(range.len().unwrap_or(Range::LIMIT.saturating_sub(range.start())))?;
+    Ok(request)
 }
 
 /// The error of the C call that was just made.
