@@ -162,6 +162,10 @@ impl OwnedFileLockGuard {
         Self { hold }
     }
 
+    pub(crate) fn into_hold(self) -> Hold {
+        self.hold
+    }
+
     /// Hands the lock over: returns a descriptor that holds it, and releases nothing.
     ///
     /// The lock now lasts as long as this descriptor, and its copies in other processes, are open,

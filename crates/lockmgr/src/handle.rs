@@ -19,7 +19,7 @@ use crate::inspect::Contention;
 use crate::mode::{Mode, Range};
 use crate::options::{Fairness, Settings};
 use crate::queue::{Asker, Node, Queue};
-use crate::sys::file::KeptFile;
+use crate::sys::file::{Identity, KeptFile};
 use crate::sys::fork::{self, PerProcess};
 use crate::turn::Turn;
 use crate::wait::Stop;
@@ -136,6 +136,14 @@ impl Handle {
             return Claimed::Never;
         }
         Claimed::Queued(state.queue.join(asker, again))
+    }
+
+    /// Which file it is: what the path names now, or what the program brought.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        match &self.place {
+            Some(place) => place.identity(self.settings.follow_symlinks),
+            None => self.state().description.as_ref().map(|description| description.identity),
+        }
     }
 
     /// What the calling thread holds, through any handle, of what this one is to lock.

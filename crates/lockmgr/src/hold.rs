@@ -17,6 +17,7 @@ use crate::held;
 use crate::inspect::{self, Contention};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
+use crate::sys::file::Identity;
 use crate::sys::fork;
 use crate::sys::lock::{self, Owner};
 
@@ -65,6 +66,10 @@ impl Hold {
 
     pub(crate) fn mode(&self) -> Mode {
         self.mode
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.description.identity
     }
 
     pub(crate) fn waited(&self) -> Duration {

@@ -140,10 +140,6 @@ impl Range {
         Range::between(self.start.min(other.start), self.end().max(other.end()))
     }
 
-    pub(crate) fn covers(self, other: Range) -> bool {
-        self.start <= other.start && other.end() <= self.end()
-    }
-
     /// Returns the range of `len` bytes from `start`; a `len` of 0 means to the end of the file,
     /// however long it becomes.
     ///

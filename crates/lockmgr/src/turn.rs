@@ -92,10 +92,8 @@ impl Turn {
                     Err(OpenFailure::Failed(error)) => return Err(error),
                 }
             }
-            if self.handle().settings.fairness != Fairness::Off {
-                if !self.enter()? {
-                    return Ok(Attempt::Gated);
-                }
+            if self.handle().settings.fairness != Fairness::Off && !self.enter()? {
+                return Ok(Attempt::Gated);
             }
             if !self.joined {
                 match self.description.as_ref().expect(OPENED).try_lock(self.mode) {

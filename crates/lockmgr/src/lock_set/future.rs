@@ -1,0 +1,113 @@
+//! The async end of acquiring a set. While it sleeps it holds nothing, so there is nothing to give
+//! back when it is dropped but the one wait it is in.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::acquire::{Request, When};
+use crate::cancel::CancelToken;
+use crate::error::{Error, Result};
+use crate::future::AcquireFuture;
+use crate::mode::Mechanism;
+
+use super::guard::OwnedLockSetGuard;
+use super::plan::Plan;
+use super::{LockSet, Next, complete};
+
+/// How many rounds without sleeping before the executor gets to do something else.
+const ROUNDS: usize = 8;
+
+/// A set of locks being acquired; made by awaiting an [`AcquireSet`](crate::AcquireSet).
+///
+/// # Cancel safety
+/// Dropping it ends the wait at once; nothing is held and nothing is left behind.
+#[must_use = "futures do nothing until they are polled"]
+pub struct AcquireSetFuture {
+    set: LockSet,
+    when: When,
+    tokens: Vec<CancelToken>,
+    since: Instant,
+    next: Next,
+    /// What is planned, and the wait for the first of it.
+    round: Option<(Plan, AcquireFuture)>,
+    done: bool,
+}
+
+impl AcquireSetFuture {
+    pub(super) fn new(set: LockSet, when: When, tokens: Vec<CancelToken>) -> Self {
+        let next = Next::default();
+        Self { set, when, tokens, since: Instant::now(), next, round: None, done: false }
+    }
+
+    /// Begins a round; `None` when there is nothing to acquire.
+    fn begin(&self) -> Result<Option<(Plan, AcquireFuture)>> {
+        let plan = Plan::of(self.set.members())?;
+        if let Some(lock) = plan.uses(Mechanism::Posix) {
+            return Err(Error::unsupported(
+                lock.handle().path(),
+                "lock",
+                "posix locks have no async waits; ofd and flock locks have",
+            ));
+        }
+        let Some((lock, mode)) = plan.member(self.next.given) else { return Ok(None) };
+        let request = Request { mode, when: self.when, tokens: self.tokens.clone() };
+        let future = AcquireFuture::new(lock.clone(), request);
+        Ok(Some((plan, future)))
+    }
+
+    /// One round, or as much of it as can be done now; `Ok(None)` when it came to nothing.
+    fn step(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<OwnedLockSetGuard>>> {
+        if self.round.is_none() {
+            let Some(round) = self.begin()? else {
+                let plan = Plan::of(&[])?;
+                let nothing = OwnedLockSetGuard::of(Vec::new(), plan, Duration::ZERO);
+                return Poll::Ready(Ok(Some(nothing)));
+            };
+            self.round = Some(round);
+        }
+        let (_, future) = self.round.as_mut().expect("a round was begun");
+        let first = match Pin::new(future).poll(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(result) => result?.into_hold(),
+        };
+        let (plan, _) = self.round.take().expect("it was just polled");
+        let waited = self.next.waited(&first, self.since);
+        match complete(&plan, self.next.given, first, false) {
+            Ok(holds) => Poll::Ready(Ok(Some(OwnedLockSetGuard::of(holds, plan, waited)))),
+            Err(failure) => {
+                self.next.after(failure, &plan, self.when, &self.tokens)?;
+                Poll::Ready(Ok(None))
+            }
+        }
+    }
+}
+
+impl Future for AcquireSetFuture {
+    type Output = Result<OwnedLockSetGuard>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        assert!(!self.done, "a finished acquisition was polled again");
+        for _ in 0..ROUNDS {
+            let result = match self.step(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(None)) => continue,
+                Poll::Ready(Ok(Some(guard))) => Ok(guard),
+                Poll::Ready(Err(error)) => Err(error),
+            };
+            self.done = true;
+            self.round = None;
+            return Poll::Ready(result);
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for AcquireSetFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcquireSetFuture").field("set", &self.set).finish_non_exhaustive()
+    }
+}
