@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lockmgr::{CancelToken, Error, FileLock, FileLockGuard, LockMgr, Mechanism};
+use lockmgr::{CancelToken, Error, FileLock, FileLockGuard, FileLockOptions, LockMgr, Mechanism};
 use support::process::Identity;
 use support::{BOUND, Worker, serve};
 
@@ -53,6 +53,11 @@ fn violence_against_ofd() {
 #[test]
 fn violence_against_posix() {
     violence("posix");
+}
+
+#[test]
+fn violence_against_fair_flock() {
+    violence("fair flock");
 }
 
 #[test]
@@ -316,8 +321,8 @@ fn rounds(args: &[String]) {
     if args[1] == "LockMgr" {
         return lockmgr_rounds(&place, &mut player);
     }
-    let mechanism = args[1].parse().unwrap();
-    let open = || FileLock::options().mechanism(mechanism).open(place.lock_file()).unwrap();
+    let options = options(&args[1]);
+    let open = || options.open(place.lock_file()).unwrap();
     let kept = open();
     while player.log.completed < ROUNDS {
         let fresh;
@@ -338,6 +343,13 @@ fn rounds(args: &[String]) {
         guard.unlock().unwrap();
         player.completed();
     }
+}
+
+fn options(kind: &str) -> FileLockOptions {
+    let fair = kind.strip_prefix("fair ");
+    // A killed LockMgr leaves its file behind, and what it locks is an flock.
+    let mechanism = fair.unwrap_or(kind).parse().unwrap_or(Mechanism::Flock);
+    FileLock::options().mechanism(mechanism).fair(fair.is_some())
 }
 
 enum Guard<'a> {
@@ -433,9 +445,7 @@ fn replace(args: &[String]) {
     let place = Place { dir: PathBuf::from(&args[0]) };
     let index = args[2].parse().unwrap();
     let mut player = Player::new(&place, index, args[3].parse().unwrap());
-    // A killed LockMgr leaves its file behind, and what it locks is an flock.
-    let mechanism = args[1].parse().unwrap_or(Mechanism::Flock);
-    let options = FileLock::options().mechanism(mechanism);
+    let options = options(&args[1]);
     let (path, new) = (place.lock_file(), place.dir.join("new.lock"));
     let lock = options.open(&path).unwrap();
     loop {

@@ -1,4 +1,5 @@
-//! Roles that many test files need. Arguments: path, mechanism, mode (`exclusive`), range (whole).
+//! Roles that many test files need. Arguments: path, mechanism (`fair ` before it for a fair handle),
+//! mode (`exclusive`), range (whole).
 
 use lockmgr::{Error, FileLock, Mode, Range};
 
@@ -26,7 +27,11 @@ pub(crate) const TRY: (&str, Role) = ("try", |args| {
 });
 
 fn open(args: &[String]) -> (FileLock, Mode) {
-    let mut options = FileLock::options().mechanism(args[1].parse().unwrap());
+    let (fair, mechanism) = match args[1].strip_prefix("fair ") {
+        Some(mechanism) => (true, mechanism),
+        None => (false, args[1].as_str()),
+    };
+    let mut options = FileLock::options().mechanism(mechanism.parse().unwrap()).fair(fair);
     let mode = match args.get(2).map_or("exclusive", String::as_str) {
         "exclusive" => Mode::Exclusive,
         "shared" => Mode::Shared,
