@@ -24,9 +24,19 @@ Ratios above 1 are losses.
 <!-- bench:end -->
 ";
 
-pub(crate) fn run(quick: bool) -> Result<()> {
-    step::run(cargo("build --release --package lockmgr-cli"))?;
+/// What can be measured by itself.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Part {
+    Fairness,
+}
+
+pub(crate) fn run(quick: bool, only: Option<Part>) -> Result<()> {
     step::run(cargo("build --release --package lockmgr-bench"))?;
+    if let Some(Part::Fairness) = only {
+        eprintln!("\n{}\n\n{}", machine(), fairness(quick)?);
+        return Ok(());
+    }
+    step::run(cargo("build --release --package lockmgr-cli"))?;
 
     let (handoffs, starts, seconds) = if quick { (30, 50, 1) } else { (400, 2000, 5) };
     let uncontended = uncontended(quick)?;
@@ -34,8 +44,10 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     let startup = program("startup", &format!("--rounds {starts}"))?;
     let waitcost = program("waitcost", &format!("--seconds {seconds}"))?;
 
+    let fairness = fairness(quick)?;
+
     let summary = [uncontended, handoff, startup].join("\n");
-    let everything = format!("{}\n\n{summary}\n{waitcost}", machine());
+    let everything = format!("{}\n\n{summary}\n{waitcost}\n{fairness}", machine());
     if quick {
         // A number that was measured for a blink is not worth publishing.
         eprintln!("\n{everything}");
@@ -72,6 +84,11 @@ fn uncontended(quick: bool) -> Result<String> {
     table.args(["--rounds", &rounds.to_string(), "--criterion-home"]);
     table.arg(results);
     step::output_of(table)
+}
+
+fn fairness(quick: bool) -> Result<String> {
+    let (runs, seconds) = if quick { (1, 1) } else { (5, 10) };
+    program("fairness", &format!("--runs {runs} --seconds {seconds}"))
 }
 
 /// Runs one of the bench crate's programs and returns the table that it prints.

@@ -51,6 +51,8 @@ enum Chore {
         /// Seconds instead of minutes; prints the tables and writes nothing
         #[arg(long)]
         quick: bool,
+        /// Only this; prints its tables and writes nothing
+        only: Option<bench::Part>,
     },
 }
 
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
         Chore::Test { runner_args } => test::run(&runner_args),
         Chore::Man { out } => man::run(out),
         Chore::Soak { rounds, filter } => soak::run(rounds, filter.as_deref()),
-        Chore::Bench { quick } => bench::run(quick),
+        Chore::Bench { quick, only } => bench::run(quick, only),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
