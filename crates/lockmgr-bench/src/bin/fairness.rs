@@ -94,7 +94,7 @@ fn main() -> Result<()> {
 
 fn measure(args: &Args) -> Result<()> {
     let mut crowds = vec![Crowd::default(); ROWS.len()];
-    let mut writers = vec![Writers::default(); ROWS.len()];
+    let mut mixed = vec![Mixed::default(); ROWS.len()];
     let mut turns = Turns::of(ROWS.len());
     for _ in 0..args.runs {
         for row in turns.next_round() {
@@ -102,7 +102,7 @@ fn measure(args: &Args) -> Result<()> {
             crowds[row].add(args, &run(args, kind, &vec![Part::Exclusive; args.processes])?)?;
             let mut parts = vec![Part::Reader; 4];
             parts.push(Part::Writer);
-            writers[row].add(&run(args, kind, &parts)?);
+            mixed[row].add(&run(args, kind, &parts)?);
         }
     }
 
@@ -136,8 +136,8 @@ fn measure(args: &Args) -> Result<()> {
         &format!("A writer among 4 overlapping readers that stay {} ms", args.read),
         &["lock", "the writer's longest wait", "against the longest read", "reads", "writes"],
     );
-    for ((name, _), writers) in ROWS.iter().zip(&mut writers) {
-        let [wait, read, reads, writes] = writers.medians();
+    for ((name, _), mixed) in ROWS.iter().zip(&mut mixed) {
+        let [wait, read, reads, writes] = mixed.medians();
         print_row([
             *name,
             &time(wait),
@@ -179,9 +179,9 @@ impl Crowd {
 }
 
 #[derive(Clone, Default)]
-struct Writers([Vec<f64>; 4]);
+struct Mixed([Vec<f64>; 4]);
 
-impl Writers {
+impl Mixed {
     fn add(&mut self, reports: &[Report]) {
         let (mut wait, mut read, mut reads, mut writes) = (0.0_f64, 0.0_f64, 0.0, 0.0);
         for report in reports {
