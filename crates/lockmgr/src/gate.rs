@@ -118,7 +118,7 @@ fn look(
             if is_one_space(place, description).map_err(|_| {
                 Obstacle::Never(
                     "on this filesystem it has to be tried out whether a flock lock can be fair, \
-                     with a temporary file beside it, which cannot be made; an ofd lock can be fair",
+                     with a temporary file beside it, and that failed; an ofd lock can be fair",
                 )
             })? {
                 return Err(Obstacle::Never(
@@ -255,7 +255,7 @@ static TRIED: PerProcess<Mutex<Vec<(u64, bool)>>> =
 
 /// Whether record locks see `flock` locks on the filesystem of the lock file.
 fn is_one_space(place: Option<&Place>, description: &Description) -> Result<bool, Errno> {
-    if file::is_on_local_filesystem(description.file())? {
+    if file::is_on_local_filesystem(description.file()) {
         return Ok(false);
     }
     let device = description.identity.device;

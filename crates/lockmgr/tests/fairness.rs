@@ -410,9 +410,10 @@ fn ranges_that_begin_elsewhere_do_not_wait_at_the_same_gate() {
     let _waiter = Worker::spawn("hold", &[text, "fair ofd", "exclusive", "0+10"]);
     wait_for_blocked(&path, 1);
     let lock = fair(Mechanism::Ofd).range(Range::new(10, 10).unwrap()).open(&path).unwrap();
-    drop(lock.lock().unwrap());
+    // Less patient than the one at the other gate.
+    drop(lock.lock_timeout(BOUND / 3).unwrap());
     // Nor do the two kinds of lock.
-    drop(fair(Mechanism::Flock).open(&path).unwrap().lock().unwrap());
+    drop(fair(Mechanism::Flock).open(&path).unwrap().lock_timeout(BOUND / 3).unwrap());
     let whole = fair(Mechanism::Ofd).open(&path).unwrap();
     assert!(matches!(whole.lock_timeout(Duration::ZERO), Err(Error::TimedOut { .. })));
 }

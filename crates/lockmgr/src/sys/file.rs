@@ -323,10 +323,11 @@ const LOCAL: [u32; 19] = [
 ];
 
 /// Whether the file lies on a filesystem that leaves locks to this kernel.
-pub(crate) fn is_on_local_filesystem(file: impl AsFd) -> Result<bool, Errno> {
-    let stat = retry(|| rustix::fs::fstatfs(&file))?;
-    let kind = u32::try_from(i128::from(stat.f_type) & 0xFFFF_FFFF).unwrap_or(0);
-    Ok(LOCAL.contains(&kind))
+pub(crate) fn is_on_local_filesystem(file: impl AsFd) -> bool {
+    retry(|| rustix::fs::fstatfs(&file)).is_ok_and(|stat| {
+        let kind = u32::try_from(i128::from(stat.f_type) & 0xFFFF_FFFF);
+        kind.is_ok_and(|kind| LOCAL.contains(&kind))
+    })
 }
 
 /// Two open file descriptions of a new file in the directory that nobody else will find.
@@ -347,7 +348,7 @@ pub(crate) fn scratch(directory: &KeptFile, name: &CStr) -> Result<[KeptFile; 2]
             return Ok([one, other]);
         }
     }
-    let new = OFlags::CREATE | OFlags::NOFOLLOW;
+    let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     let one = open_at(name, new)?;
     let other = open_at(name, OFlags::NOFOLLOW);
     unlink_at(directory, name)?;
