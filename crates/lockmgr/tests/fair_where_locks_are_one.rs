@@ -103,7 +103,6 @@ struct Lock {
     exclusive: bool,
 }
 
-const ROOT: u64 = 1;
 const MADE: u64 = 2;
 /// The node of the first name.
 const FIRST: u64 = 3;

@@ -41,7 +41,7 @@ const LOCKS: [Row; 8] = [
     ("e", false, Mechanism::Posix, (0, 0), &[6]),
     ("f", true, Mechanism::Flock, (0, 0), &[7]),
 ];
-const MARKERS: u64 = 8;
+const MARKERS: usize = 8;
 
 #[test]
 fn worker() {
@@ -82,7 +82,7 @@ fn sets_under_violence() {
     );
     let mut random = Random(seed);
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("markers"), [0; 16 * MARKERS as usize]).unwrap();
+    fs::write(dir.path().join("markers"), [0; 16 * MARKERS]).unwrap();
     fs::write(dir.path().join("rounds"), [0; 8 * WORKERS]).unwrap();
     for (path, ..) in LOCKS {
         if path == "a2" {
@@ -158,8 +158,8 @@ fn rounds(args: &[String]) {
             return;
         }
         let mut set = LockSet::new();
-        let mut modes = [None; MARKERS as usize];
-        for _ in 0..1 + random.below(4) {
+        let mut modes = [None; MARKERS];
+        for _ in 0..=random.below(4) {
             let which = random.below(LOCKS.len());
             let mode = if random.below(3) == 0 { Mode::Shared } else { Mode::Exclusive };
             set = set.with(&locks[which], mode);

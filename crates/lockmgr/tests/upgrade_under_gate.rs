@@ -100,7 +100,6 @@ fn upgrade_again_and_again(args: &[String]) {
     };
     let mut done = 0;
     while done < rounds {
-        let number;
         let mut guard = match done % 4 {
             // Past the gate, or in nobody's way.
             0 => match lock.try_lock() {
@@ -114,7 +113,7 @@ fn upgrade_again_and_again(args: &[String]) {
             },
             _ => lock.lock_shared_timeout(BOUND).unwrap(),
         };
-        number = read();
+        let number = read();
         match guard.try_upgrade() {
             Ok(()) => {
                 assert_eq!(read(), number, "somebody was inside in between");
