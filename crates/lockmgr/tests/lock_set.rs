@@ -137,6 +137,20 @@ fn all_are_held_in_their_modes_and_all_are_released() {
 }
 
 #[test]
+fn what_is_owned_may_go_to_other_threads() {
+    fn is_send<T: Send + 'static>(value: T) -> T {
+        value
+    }
+    let scene = Scene::new();
+    let set = is_send(LockSet::new().exclusive(&scene.open("a")).exclusive(&scene.open("b")));
+    let guard = is_send(set.acquire().wait_owned().unwrap());
+    thread::spawn(move || guard.unlock().unwrap()).join().unwrap();
+    let future = is_send(set.acquire().into_future());
+    thread::spawn(move || drop(smol::block_on(future).unwrap())).join().unwrap();
+    assert!(scene.is_free("a") && scene.is_free("b"));
+}
+
+#[test]
 fn a_try_takes_all_or_nothing() {
     let scene = Scene::new();
     let (a, b, c) = (scene.open("a"), scene.open("b"), scene.open("c"));

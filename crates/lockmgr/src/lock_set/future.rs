@@ -3,22 +3,24 @@
 
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::acquire::{Request, When};
-use crate::cancel::CancelToken;
+use crate::cancel::{CancelToken, Interrupt};
 use crate::error::{Error, Result};
 use crate::future::AcquireFuture;
-use crate::mode::Mechanism;
+use crate::mode::{Mechanism, Mode};
+use crate::queue::Node;
+use crate::sys::fork;
+use crate::timekeeper::{self, Reminder};
 
 use super::guard::OwnedLockSetGuard;
 use super::plan::Plan;
-use super::{LockSet, Next, complete};
-
-/// How many rounds without sleeping before the executor gets to do something else.
-const ROUNDS: usize = 8;
+use super::{LockSet, Next, complete, pausing};
 
 /// A set of locks being acquired; made by awaiting an [`AcquireSet`](crate::AcquireSet).
 ///
@@ -33,13 +35,28 @@ pub struct AcquireSetFuture {
     next: Next,
     /// What is planned, and the wait for the first of it.
     round: Option<(Plan, AcquireFuture)>,
+    pause: Option<(Arc<Node>, Reminder)>,
     done: bool,
+    /// The process that the pause belongs to.
+    generation: u32,
 }
 
 impl AcquireSetFuture {
     pub(super) fn new(set: LockSet, when: When, tokens: Vec<CancelToken>) -> Self {
         let next = Next::default();
-        Self { set, when, tokens, since: Instant::now(), next, round: None, done: false }
+        let since = Instant::now();
+        let generation = fork::generation();
+        Self { set, when, tokens, since, next, round: None, pause: None, done: false, generation }
+    }
+
+    /// In a forked child nobody keeps the time of the pause, and what stands for it is left alone,
+    /// for it may be locked by threads of the parent. The round looks after itself.
+    fn leave_parent(&mut self) {
+        let now = fork::generation();
+        if self.generation != now {
+            self.generation = now;
+            mem::forget(self.pause.take());
+        }
     }
 
     /// Begins a round; `None` when there is nothing to acquire.
@@ -79,8 +96,22 @@ impl AcquireSetFuture {
             Ok(holds) => Poll::Ready(Ok(Some(OwnedLockSetGuard::of(holds, plan, waited)))),
             Err(failure) => {
                 self.next.after(failure, &plan, self.when, &self.tokens)?;
+                if let Some(pause) = self.next.pause() {
+                    self.keep_still(Instant::now() + pause, context.waker());
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(None))
             }
+        }
+    }
+
+    /// Has the task woken at that time, or at once if nobody can.
+    fn keep_still(&mut self, end: Instant, waker: &Waker) {
+        let node = pausing(Mode::Exclusive);
+        node.poll(waker);
+        match timekeeper::remind(end, Arc::clone(&node) as Arc<dyn Interrupt>) {
+            Ok(reminder) => self.pause = Some((node, reminder)),
+            Err(_) => waker.wake_by_ref(),
         }
     }
 }
@@ -90,7 +121,10 @@ impl Future for AcquireSetFuture {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         assert!(!self.done, "a finished acquisition was polled again");
-        for _ in 0..ROUNDS {
+        self.leave_parent();
+        // Who polls early begins the next round early.
+        self.pause = None;
+        loop {
             let result = match self.step(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(None)) => continue,
@@ -101,8 +135,12 @@ impl Future for AcquireSetFuture {
             self.round = None;
             return Poll::Ready(result);
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+    }
+}
+
+impl Drop for AcquireSetFuture {
+    fn drop(&mut self) {
+        self.leave_parent();
     }
 }
 

@@ -9,13 +9,18 @@
 //! paths or mounts are in play. The price is that a set can starve: while others keep any of its locks
 //! busy, nothing makes them wait for *all* of it to be free.
 //!
+//! Two sets can also go on taking each other's locks in step, and where a filesystem shows one file
+//! under two identities, a set can be in its own way. Neither is seen from here, so after some rounds
+//! that came to nothing though nobody was waited for, there is a short pause of random length.
+//!
 //! A lock that is in the set twice would be busy for ever. So before each round the files are looked
 //! at, and locks that would meet in the kernel are taken as one ([`Plan`]); and because a path can come
 //! to name another file between that look and the grant, what was taken as one is looked at again when
 //! everything is held.
 
 use std::fmt;
-use std::thread;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::acquire::{Request, When};
@@ -27,6 +32,8 @@ use crate::guard::FileLockGuard;
 use crate::handle::stopped;
 use crate::hold::Hold;
 use crate::mode::Mode;
+use crate::queue::{Asker, Node};
+use crate::wait::Limits;
 
 mod future;
 mod guard;
@@ -252,14 +259,17 @@ impl<'a> AcquireSet<'a> {
             let request = Request { mode, when: self.when, tokens: self.tokens.clone() };
             let first = request.run(lock, bound)?;
             let waited = next.waited(&first, since);
-            let slept = !first.waited().is_zero();
             match complete(&plan, next.given, first, bound) {
                 Ok(holds) => return Ok((holds, plan, waited)),
                 Err(failure) => next.after(failure, &plan, self.when, &self.tokens)?,
             }
-            if !slept {
-                // Two that take each other's locks in turn should not do so in step.
-                thread::yield_now();
+            if let Some(pause) = next.pause() {
+                let end = Instant::now() + pause;
+                let deadline = self.when.deadline().map_or(end, |deadline| deadline.min(end));
+                // Whatever ends it: the next round finds out.
+                let limits =
+                    Limits { deadline: Some(deadline), tokens: &self.tokens, on_grant: None };
+                let _ = pausing(mode).wait(limits);
             }
         }
     }
@@ -280,6 +290,8 @@ struct Next {
     /// Among the given ones, since a plan is good for one round only.
     given: usize,
     rounds: usize,
+    /// Rounds in a row in which nobody was waited for.
+    restless: usize,
     /// Rounds in a row in which paths, and not somebody else, were in the way.
     replaced: usize,
 }
@@ -300,8 +312,19 @@ enum RoundFailure {
 
 impl Next {
     /// How long it has taken, if anybody was in the way.
-    fn waited(&self, first: &Hold, since: Instant) -> Duration {
+    fn waited(&mut self, first: &Hold, since: Instant) -> Duration {
+        self.restless = if first.waited().is_zero() { self.restless + 1 } else { 0 };
         if self.rounds == 0 && first.waited().is_zero() { Duration::ZERO } else { since.elapsed() }
+    }
+
+    /// How long to keep still before the next round.
+    fn pause(&self) -> Option<Duration> {
+        const RESTLESS: usize = 8;
+        const LONGEST: u64 = 2000;
+        (self.restless >= RESTLESS).then(|| {
+            let random = RandomState::new().build_hasher().finish();
+            Duration::from_micros(1 + random % LONGEST)
+        })
     }
 
     /// After a round that came to nothing: goes on, unless that was it.
@@ -362,6 +385,11 @@ fn complete(
         return Err(RoundFailure::Replaced { given });
     }
     Ok(std::mem::take(&mut holds.0).into_iter().map(|(_, hold)| hold).collect())
+}
+
+/// What sleeps in a pause: nobody gives it the turn.
+fn pausing(mode: Mode) -> Arc<Node> {
+    Arc::new(Node::new(Asker { mode, endless: false }))
 }
 
 /// What is held so far.
