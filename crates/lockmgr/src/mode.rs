@@ -133,6 +133,17 @@ impl Range {
         }
     }
 
+    /// The range from the first to the last byte as the kernel tells them; `None` for "to the end of
+    /// the file", and for nonsense.
+    pub(crate) fn as_told(start: u64, last: Option<u64>) -> Option<Range> {
+        match last {
+            None => Some(Range { start, len: None }),
+            Some(last) => {
+                Some(Range { start, len: Some(last.checked_sub(start)?.checked_add(1)?) })
+            }
+        }
+    }
+
     /// The first byte.
     #[must_use]
     pub fn start(self) -> u64 {
@@ -153,7 +164,7 @@ impl Range {
 
     /// The first byte that is not covered any more.
     pub(crate) fn end(self) -> u64 {
-        self.len.map_or(u64::MAX, |len| self.start + len)
+        self.len.map_or(u64::MAX, |len| self.start.saturating_add(len))
     }
 
     pub(crate) fn overlaps(self, other: Range) -> bool {

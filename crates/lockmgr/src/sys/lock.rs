@@ -77,6 +77,15 @@ fn set(
         (Owner::Process, Patience::Try) => libc::F_SETLK,
         (Owner::Process, Patience::Sleep) => libc::F_SETLKW,
     };
+    let request = request(kind, range)?;
+    // SAFETY: the descriptor is open for the length of the borrow, and `request` is the structure
+    // that these commands read; the kernel does not keep the pointer.
+    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, &raw const request) };
+    if result == -1 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// The C structure that the record lock calls read.
+fn request(kind: libc::c_int, range: Range) -> Result<libc::flock, Errno> {
     let offset = |value: u64| libc::off_t::try_from(value).map_err(|_| Errno::OVERFLOW);
     // SAFETY: `flock` is a plain C structure for which all-zero bytes are a value; OFD locks
     // demand that `l_pid` is zero.
@@ -85,10 +94,49 @@ fn set(
     request.l_whence = i16::try_from(libc::SEEK_SET).map_err(|_| Errno::INVAL)?;
     request.l_start = offset(range.start())?;
     request.l_len = offset(range.len().unwrap_or(0))?;
-    // SAFETY: the descriptor is open for the length of the borrow, and `request` is the structure
-    // that these commands read; the kernel does not keep the pointer.
-    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, &raw const request) };
-    if result == -1 { Err(last_errno()) } else { Ok(()) }
+    Ok(request)
+}
+
+/// A record lock in the way of another one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Obstacle {
+    pub(crate) mode: Mode,
+    pub(crate) range: Range,
+    /// Owned by an open file description, not by a process.
+    pub(crate) by_description: bool,
+}
+
+/// `fcntl(F_OFD_GETLK)`: the first record lock that is in the way, if any. Any descriptor will do,
+/// however it was opened.
+pub(crate) fn record_obstacle(
+    fd: impl AsFd,
+    mode: Mode,
+    range: Range,
+) -> Result<Option<Obstacle>, Errno> {
+    let kind = match mode {
+        Mode::Shared => libc::F_RDLCK,
+        Mode::Exclusive => libc::F_WRLCK,
+    };
+    let mut answer = request(kind, range)?;
+    // SAFETY: the descriptor is open for the length of the borrow, and the command reads and writes
+    // the structure that it is given, no longer than the call lasts.
+    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut answer) };
+    if result == -1 {
+        return Err(last_errno());
+    }
+    let mode = match libc::c_int::from(answer.l_type) {
+        libc::F_RDLCK => Mode::Shared,
+        libc::F_WRLCK => Mode::Exclusive,
+        _ => return Ok(None),
+    };
+    let number = |value: libc::off_t| u64::try_from(value).unwrap_or(0);
+    let start = number(answer.l_start);
+    let last = match number(answer.l_len) {
+        0 => None,
+        len => Some(start.saturating_add(len - 1)),
+    };
+    let range = Range::as_told(start, last).unwrap_or_default();
+    Ok(Some(Obstacle { mode, range, by_description: answer.l_pid == -1 }))
 }
 
 /// The error of the C call that was just made.
