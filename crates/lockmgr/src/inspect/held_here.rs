@@ -18,7 +18,12 @@ pub(crate) struct HeldHere {
 /// The locks that the descriptor's open file description holds (and, for `posix`, this process).
 pub(crate) fn held_through(fd: impl AsFd) -> std::io::Result<Vec<HeldHere>> {
     let text = fs::read(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
-    Ok(String::from_utf8_lossy(&text).lines().filter_map(parse_line).collect())
+    Ok(held_in(&text))
+}
+
+/// The locks of one file of `fdinfo`.
+pub(crate) fn held_in(info: &[u8]) -> Vec<HeldHere> {
+    String::from_utf8_lossy(info).lines().filter_map(parse_line).collect()
 }
 
 /// `lock: 1: OFDLCK ADVISORY  WRITE -1 fe:00:123 0 9`; the end is the last byte, or `EOF`.

@@ -13,13 +13,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 
-pub(crate) use held_here::held_through;
+pub(crate) use held_here::{held_in, held_through};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
 use crate::mode::Mechanism;
 use crate::printable::Printable;
+pub use crate::record::Record;
 use crate::sys::file::Identity;
 
 /// A process that holds a lock.
@@ -115,6 +116,32 @@ impl Contention {
             more => write!(f, " and {more} more"),
         }
     }
+}
+
+/// Who holds locks on a file exclusively, of whatever mechanism.
+pub(crate) struct Exclusive {
+    pub(crate) pids: Vec<u32>,
+    /// There is one without a pid.
+    pub(crate) unnamed: bool,
+}
+
+/// Best effort, as [`Contention::holders`] is.
+pub(crate) fn exclusive_holders(identity: Identity) -> Exclusive {
+    const TRIES: usize = 3;
+    let mut found = Exclusive { pids: Vec::new(), unnamed: false };
+    for _ in 0..TRIES {
+        let Ok(snapshot) = table::read() else { break };
+        for line in table::parse(&snapshot.text) {
+            if line.exclusive && !line.waiting && line.is_lock_on(identity) {
+                found.pids.extend(line.pid);
+                found.unnamed |= line.pid.is_none();
+            }
+        }
+        if snapshot.consistent || found.unnamed || !found.pids.is_empty() {
+            break;
+        }
+    }
+    found
 }
 
 /// The processes that the lines name.

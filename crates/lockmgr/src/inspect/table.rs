@@ -15,6 +15,8 @@ pub(super) struct Line {
     pub(super) waiting: bool,
     lease: bool,
     mechanism: Option<Mechanism>,
+    /// Nobody else holds it.
+    pub(super) exclusive: bool,
     /// Not there for OFD locks, and for owners outside this pid namespace.
     pub(super) pid: Option<u32>,
     major: u64,
@@ -33,6 +35,11 @@ impl Line {
 
     pub(super) fn is_lease_on(&self, identity: Identity) -> bool {
         self.lease && self.is_on(identity)
+    }
+
+    /// Whether it is a lock on that file, and of what kind does not matter.
+    pub(super) fn is_lock_on(&self, identity: Identity) -> bool {
+        self.mechanism.is_some() && self.is_on(identity)
     }
 
     fn is_on(&self, identity: Identity) -> bool {
@@ -82,13 +89,14 @@ fn parse_line(line: &str) -> Option<Line> {
         _ => None,
     };
     let _advisory = words.next()?;
-    let _mode = words.next()?;
+    let mode = words.next()?;
     let pid = words.next()?.parse().ok().filter(|pid| *pid != 0);
     let mut place = words.next()?.splitn(3, ':');
     Some(Line {
         waiting,
         lease: kind == "LEASE",
         mechanism,
+        exclusive: mode == "WRITE",
         pid,
         major: u64::from_str_radix(place.next()?, 16).ok()?,
         minor: u64::from_str_radix(place.next()?, 16).ok()?,
@@ -110,6 +118,7 @@ mod tests {
         assert_eq!(lines.len(), 4);
         assert_eq!((lines[0].waiting, lines[0].pid), (false, Some(4242)));
         assert_eq!((lines[1].waiting, lines[1].pid), (true, Some(4243)));
+        assert_eq!((lines[0].exclusive, lines[2].exclusive), (true, false));
         assert_eq!((lines[2].mechanism, lines[2].pid), (Some(Mechanism::Ofd), None));
         assert_eq!((lines[3].mechanism, lines[3].lease), (None, true));
     }
