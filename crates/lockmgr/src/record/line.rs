@@ -154,6 +154,11 @@ pub(super) fn parsed(content: &[u8]) -> Option<Record> {
 
 /// What outlives the holder, as far as it can be understood.
 pub(super) fn lasting(content: &[u8]) -> Lasting {
+    // Most records have neither, and then need not be understood at every start of `lockmgr run`.
+    let has = |name: &[u8]| content.windows(name.len()).any(|part| part == name);
+    if !has(b"\"token\"") && !has(b"\"last_success\"") {
+        return Lasting::default();
+    }
     let Some(map) = object(content) else { return Lasting::default() };
     Lasting {
         token: map.get("token").and_then(Value::as_u64),
