@@ -88,7 +88,9 @@ impl Hold {
         if let Some(wanted) = &self.handle.settings.record {
             self.not_recorded = match self.mode {
                 Mode::Exclusive => record::keep(&self.description, wanted).err(),
-                Mode::Shared => Some(NotKept::Refused("shared holders would overwrite each other's")),
+                Mode::Shared => {
+                    Some(NotKept::Refused("shared holders would overwrite each other's"))
+                }
             };
         }
     }

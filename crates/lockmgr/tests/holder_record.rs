@@ -209,7 +209,8 @@ fn a_record_of_ours_is_replaced_as_a_whole() {
     let torn = b"{\"lockmgr\":1,\"pid\":7,\"sta";
     for mechanism in [Mechanism::Flock, Mechanism::Ofd, Mechanism::Posix] {
         fs::write(&path, torn).unwrap();
-        for note in ["x".repeat(9000), "short".to_owned(), "é\u{1b}\"".repeat(900), String::new()] {
+        for note in ["x".repeat(9000), "short".to_owned(), "é\u{1b}\"".repeat(900), String::new()]
+        {
             let lock = recording(mechanism).note(&note).open(&path).unwrap();
             let guard = lock.lock().unwrap();
             assert!(guard.not_recorded().is_none());
@@ -494,7 +495,10 @@ fn a_full_or_read_only_filesystem_costs_the_record_only() {
     let place = dir.path().to_str().unwrap();
     for (setup, reason) in [
         (format!("mount -t tmpfs -o size=4k none {place}; echo x >{place}/b"), "No space left"),
-        (format!("mount -t tmpfs none {place}; : >{path:?}; mount -o remount,ro {place}"), "Read-only"),
+        (
+            format!("mount -t tmpfs none {place}; : >{path:?}; mount -o remount,ro {place}"),
+            "Read-only",
+        ),
     ] {
         let mut worker = Worker::spawn_with("hold", &[&hex(&path), "flock"], |command| {
             in_namespace(command, &setup);

@@ -4,6 +4,8 @@
 //! recorded for it, with their command lines. Holders of `ofd` locks have no pid there, and are
 //! reported as holders that are not visible; those outside our pid namespace are not there at all.
 //!
+//! What a holder wants to say about itself it writes into the lock file: [`Record`].
+//!
 //! References: `proc_locks(5)`, `proc_pid_cmdline(5)`.
 
 mod held_here;

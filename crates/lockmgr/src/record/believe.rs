@@ -55,8 +55,7 @@ impl Record {
         {
             pids.push(claimed.pid);
         }
-        pids.into_iter()
-            .find_map(|pid| of_holder(&content, pid, start_of(&pid.to_string())?))
+        pids.into_iter().find_map(|pid| of_holder(&content, pid, start_of(&pid.to_string())?))
     }
 }
 
@@ -82,9 +81,8 @@ pub(crate) fn read(visit: &Visit) -> Option<Vec<u8>> {
 fn holds_exclusively(pid: u32, identity: Identity) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     descriptors.flatten().any(|descriptor| {
-        let is_on_it = fs::metadata(descriptor.path()).is_ok_and(|found| {
-            Identity { device: found.dev(), inode: found.ino() } == identity
-        });
+        let is_on_it = fs::metadata(descriptor.path())
+            .is_ok_and(|found| Identity { device: found.dev(), inode: found.ino() } == identity);
         let info = || {
             let fd = descriptor.file_name();
             fs::read(format!("/proc/{pid}/fdinfo/{}", fd.to_string_lossy())).unwrap_or_default()

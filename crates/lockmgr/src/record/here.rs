@@ -49,14 +49,14 @@ impl Here {
 /// Whether the process is one that a record calls by this pid, in this pid namespace.
 pub(super) fn is_called(process: u32, pid: u32, pidns: u64) -> bool {
     let process = process.to_string();
-    let Some(pids) = pids_of(&process) else { return false };
+    let names = pids_of(&process).unwrap_or_default();
     // The last one is that of its own namespace.
-    if pids.last() != Some(&pid) {
+    if names.last() != Some(&pid) {
         return false;
     }
     let found = pidns_of(&process).or_else(|| {
         // Not allowed to ask; but if both have no more than one pid, both are where /proc is from.
-        (pids.len() == 1 && pids_of("self")?.len() == 1).then_some(Here::get()?.pidns)
+        (names.len() == 1 && pids_of("self")?.len() == 1).then_some(Here::get()?.pidns)
     });
     found == Some(pidns)
 }
@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn users_have_names_or_numbers() {
-        let passwd = b"root:x:0:0::/root:/bin/sh\n# no line\n:x:7:\nann:x:1000:1000::/:\n\xffb:x:8:8";
+        let passwd =
+            b"root:x:0:0::/root:/bin/sh\n# no line\n:x:7:\nann:x:1000:1000::/:\n\xffb:x:8:8";
         assert_eq!(name_of(passwd, "1000").as_deref(), Some("ann"));
         assert_eq!(name_of(passwd, "8").as_deref(), Some("\u{fffd}b"));
         assert_eq!(name_of(passwd, "7"), None);

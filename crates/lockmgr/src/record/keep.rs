@@ -53,14 +53,13 @@ pub(crate) fn keep(description: &Description, wanted: &Wanted) -> Result<(), Not
     if status.kind != FileType::RegularFile {
         return Err(NotKept::Refused("it is not a regular file"));
     }
-    if status.links != 1 {
+    if !status.one_name {
         return Err(NotKept::Refused("it has another name, a hard link"));
     }
     let mut start = [0; START_LEN];
-    let old = file::read_start(locked, &mut start)
-        .ok()
-        .filter(|start| is_ours(start))
-        .ok_or(NotKept::Refused("it holds data that lockmgr did not write; lock an empty file instead"))?;
+    let old = file::read_start(locked, &mut start).ok().filter(|start| is_ours(start)).ok_or(
+        NotKept::Refused("it holds data that lockmgr did not write; lock an empty file instead"),
+    )?;
 
     let line = of_this_process(wanted, old)
         .and_then(|record| line::written(&record))
@@ -115,6 +114,7 @@ fn of_this_process(wanted: &Wanted, old: &[u8]) -> Option<Record> {
 
 /// Finer than people care for is only longer.
 fn in_milliseconds(time: SystemTime) -> SystemTime {
-    let nanoseconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.subsec_nanos());
+    let nanoseconds =
+        time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.subsec_nanos());
     time - Duration::from_nanos(u64::from(nanoseconds % 1_000_000))
 }

@@ -26,11 +26,9 @@ const CUT: char = '…';
 pub(super) fn written(record: &Record) -> Option<Vec<u8>> {
     let mut head = String::with_capacity(512);
     write!(head, "{{\"lockmgr\":1,\"pid\":{},\"start\":{}", record.pid, record.start).ok()?;
-    for (name, text, room) in [
-        ("boot", &record.boot, BOOT),
-        ("host", &record.host, NAME),
-        ("user", &record.user, NAME),
-    ] {
+    for (name, text, room) in
+        [("boot", &record.boot, BOOT), ("host", &record.host, NAME), ("user", &record.user, NAME)]
+    {
         write!(head, ",\"{name}\":{}", Quoted::of(text, room).text).ok()?;
     }
     write!(head, ",\"pidns\":{},\"since\":\"{}\"", record.pidns, timestamp(record.since)?).ok()?;
@@ -132,6 +130,8 @@ pub(super) fn parsed(content: &[u8]) -> Option<Record> {
     let text = |name| Some(map.get(name)?.as_str()?.to_owned());
     let number = |name| map.get(name)?.as_u64();
     let time = |name| time(map.get(name)?);
+    // It may be missing, but not be something else.
+    let optional = |name| map.get(name).filter(|value| !value.is_null());
     Some(Record {
         pid: number("pid")?.try_into().ok().filter(|pid| *pid != 0)?,
         start: number("start")?,
@@ -146,9 +146,18 @@ pub(super) fn parsed(content: &[u8]) -> Option<Record> {
             .iter()
             .map(|word| word.as_str().map(str::to_owned))
             .collect::<Option<_>>()?,
-        note: optional(&map, "note", |value| value.as_str().map(str::to_owned))?,
-        token: optional(&map, "token", Value::as_u64)?,
-        last_success: optional(&map, "last_success", self::time)?,
+        note: match optional("note") {
+            Some(value) => Some(value.as_str()?.to_owned()),
+            None => None,
+        },
+        token: match optional("token") {
+            Some(value) => Some(value.as_u64()?),
+            None => None,
+        },
+        last_success: match optional("last_success") {
+            Some(value) => Some(self::time(value)?),
+            None => None,
+        },
     })
 }
 
@@ -173,18 +182,6 @@ fn object(content: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice(content).ok()? {
         Value::Object(map) => Some(map),
         _ => None,
-    }
-}
-
-/// A member that may be missing, but not be something else.
-fn optional<T>(
-    map: &Map<String, Value>,
-    name: &str,
-    read: impl FnOnce(&Value) -> Option<T>,
-) -> Option<Option<T>> {
-    match map.get(name) {
-        None | Some(Value::Null) => Some(None),
-        Some(value) => read(value).map(Some),
     }
 }
 

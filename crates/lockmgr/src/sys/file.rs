@@ -272,8 +272,8 @@ pub(crate) struct Status {
     pub(crate) identity: Identity,
     pub(crate) kind: FileType,
     pub(crate) size: u64,
-    /// How many names the file has.
-    pub(crate) links: u64,
+    /// No other hard link leads to the file.
+    pub(crate) one_name: bool,
 }
 
 impl Status {
@@ -282,7 +282,7 @@ impl Status {
             identity: Identity { device: stat.st_dev, inode: stat.st_ino },
             kind: FileType::from_raw_mode(stat.st_mode),
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            links: u64::from(stat.st_nlink),
+            one_name: stat.st_nlink == 1,
         }
     }
 }
