@@ -35,7 +35,7 @@ use crate::posix;
 use crate::record;
 use crate::sys::file::{self, Access, Create, Identity, KeptFile};
 use crate::sys::lock::{self, Owner, Patience};
-use crate::visit::discard;
+use crate::visit::{Visit, discard};
 use crate::wait::{self, Limits, Stop};
 
 /// How long a thorough look-up of the path is good for, in nanoseconds.
@@ -285,6 +285,11 @@ impl Description {
     /// Whether the kept descriptor can be written. One of the program's own is not for us to write.
     pub(crate) fn may_write(&self) -> bool {
         matches!(self.access, Some(Access::Write | Access::ReadWrite))
+    }
+
+    /// Opens the file once more, to write; `None` if the path names another one by now.
+    pub(crate) fn visit(&self, place: &Place) -> Result<Option<Visit>, Errno> {
+        Visit::to_write(&place.c_path, self.follow, self.identity)
     }
 
     /// Whether a refusal may come from a server that wants the file open for writing.

@@ -87,7 +87,10 @@ impl Hold {
     pub(crate) fn keep_record(&mut self) {
         if let Some(wanted) = &self.handle.settings.record {
             self.not_recorded = match self.mode {
-                Mode::Exclusive => record::keep(&self.description, wanted).err(),
+                Mode::Exclusive => {
+                    let place = self.handle.place.as_ref();
+                    record::keep(&self.description, place, wanted).err()
+                }
                 Mode::Shared => {
                     Some(NotKept::Refused("shared holders would overwrite each other's"))
                 }

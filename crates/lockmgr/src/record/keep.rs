@@ -7,14 +7,14 @@
 //!    link, it may be somebody else's file that happens to be empty.)
 //! 2. The kernel would let us write so much: beyond the limit of `ulimit -f` a write is a signal that
 //!    kills.
-//! 3. It is opened for writing for the moment (`flock` descriptors can only be read), by way of
-//!    `/proc/self/fd`, so that it is the very file that is locked.
+//! 3. It is opened for writing for the moment, because `flock` descriptors can only be read; by its
+//!    path, and used only if that leads to the very file that is locked.
 //! 4. One `pwrite` replaces the whole content: a record that is shorter than the old one is filled up
 //!    with blanks in front of its newline, so that no crash leaves a rest behind it. Only then is it
 //!    cut to its length, without the newline, which comes last. At each point the file holds one
 //!    record, finished or not, and nothing else.
 //!
-//! References: `pwrite(2)`, `getrlimit(2)`, `proc_pid_fd(5)`.
+//! References: `pwrite(2)`, `ftruncate(2)`, `getrlimit(2)`.
 
 use std::ffi::OsStr;
 use std::time::{Duration, SystemTime};
@@ -26,10 +26,9 @@ use rustix::system::uname;
 
 use super::here::Here;
 use super::{LONGEST, Record, START_LEN, Wanted, is_ours, line, preserved};
-use crate::description::Description;
+use crate::description::{Description, Place};
 use crate::mode::Range;
-use crate::sys::file::{self, Access, KeptFile};
-use crate::visit::Visit;
+use crate::sys::file::{self, KeptFile};
 
 /// Why there is no record of a hold.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +41,12 @@ pub(crate) enum NotKept {
 }
 
 /// Writes the record of this process, which has just been granted the lock exclusively.
-pub(crate) fn keep(description: &Description, wanted: &Wanted) -> Result<(), NotKept> {
+pub(crate) fn keep(
+    description: &Description,
+    place: Option<&Place>,
+    wanted: &Wanted,
+) -> Result<(), NotKept> {
+    let place = place.ok_or(NotKept::Refused("the program opened the file for itself"))?;
     if description.range != Range::WHOLE {
         return Err(NotKept::Refused(
             "the lock covers a range of the file, and others may hold the other bytes",
@@ -70,8 +74,10 @@ pub(crate) fn keep(description: &Description, wanted: &Wanted) -> Result<(), Not
     if description.may_write() {
         replace(locked, old.len(), line)
     } else {
-        let visit = Visit::again(locked, description.identity, Access::ReadWrite)
-            .map_err(NotKept::NotOpened)?;
+        let visit = description
+            .visit(place)
+            .map_err(NotKept::NotOpened)?
+            .ok_or(NotKept::Refused("its path names another file by now"))?;
         replace(visit.file(), old.len(), line)
     }
     .map_err(NotKept::NotWritten)
