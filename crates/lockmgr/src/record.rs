@@ -13,7 +13,7 @@
 //! The parser takes bytes that anybody may have written; it is total, and what does not fit the
 //! format is no record.
 
-mod believe;
+pub(crate) mod believe;
 mod here;
 mod keep;
 mod line;

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lockmgr::inspect::Record;
 use lockmgr::{Error, FileLock, FileLockOptions, Mechanism, Range};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{CWD, FileType, Mode as Permissions};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use support::probe::{from_hex, hex};
@@ -408,10 +409,14 @@ fn nothing_but_regular_files_is_read() {
     rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Permissions::RWXU, 0).unwrap();
     symlink(&path, &link).unwrap();
     let holder = holder(&path, &["flock"]);
+    // Every open is an event, but one that only finds the file.
+    let opened = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&opened, &fifo, WatchFlags::OPEN).unwrap();
     assert!(Record::of_lock(&path).is_some());
     for other in [&fifo, &link, dir.path(), Path::new("/dev/zero"), Path::new("/nowhere")] {
         assert_eq!(Record::of_lock(other), None);
     }
+    assert_eq!(rustix::io::read(&opened, &mut [0; 256]), Err(rustix::io::Errno::AGAIN));
     release(holder);
 }
 
