@@ -4,10 +4,10 @@
 //! with its newline, and with `"lockmgr":1` as its first member. Four things stay true of it:
 //!
 //! 1. *Only what is ours is written over*: a file that is empty, or that holds nothing but a record
-//!    ([`is_ours`]). Other people's data stays as it is, byte for byte ([`keep`]).
+//!    ([`is_ours`]). Other people's data stays as it is, byte for byte ([`mod@keep`]).
 //! 2. *It is written by whoever holds the lock exclusively*, and by nobody else.
 //! 3. *It is believed only as far as the kernel agrees*: the process that it names must hold the lock
-//!    now ([`believe`]). So what a crash leaves behind says nothing about the next holder.
+//!    now ([`mod@believe`]). So what a crash leaves behind says nothing about the next holder.
 //! 4. *What is not about one holder outlives it*: [`Lasting`] goes from record to record.
 //!
 //! The parser takes bytes that anybody may have written; it is total, and what does not fit the
