@@ -107,7 +107,9 @@ pub(crate) fn run(
     }
     let inherit = Inherit { lock, unblock: &unblock, ignore: &ignore };
     let pid = spawn(argv, &inherit).map_err(Trouble::NotStarted)?;
-    Watch { pid, hold_tree, interrupted: false, ended: None }.until_the_end().map_err(Trouble::Lost)
+    Watch { pid, hold_tree, interrupted: false, continued: false, ended: None }
+        .until_the_end()
+        .map_err(Trouble::Lost)
 }
 
 struct Watch {
@@ -115,6 +117,8 @@ struct Watch {
     hold_tree: bool,
     /// Whether the terminal has sent SIGINT.
     interrupted: bool,
+    /// Whether a SIGCONT of ours may have met the next Ctrl-Z, and undone it.
+    continued: bool,
     ended: Option<WaitStatus>,
 }
 
@@ -165,7 +169,7 @@ impl Watch {
     /// Stops as the command has, and sees to it that the command goes on when we do: by itself if
     /// SIGCONT was sent to the whole process group, as a shell's `fg` does. Only what has not gone on
     /// is sent the SIGCONT that woke us: by then the next Ctrl-Z may have stopped it again.
-    fn stop(&self) {
+    fn stop(&mut self) {
         signals::suffer(Signal::TSTP);
         let was_continued = signals::take(Signal::CONT);
         let options = WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
@@ -173,6 +177,7 @@ impl Watch {
         if was_continued && !goes_on && !signals::is_pending(Signal::TSTP) {
             // It has not been waited for, so it is there, if only as a zombie.
             let _not_ours = kill_process(self.pid, Signal::CONT);
+            self.continued = true;
         }
     }
 
@@ -180,10 +185,13 @@ impl Watch {
         let from_kernel = received.sender == Sender::Kernel;
         self.interrupted |= from_kernel && received.signal == Signal::INT;
         let told_alone = received.signal == Signal::HUP && group::we_lead_the_session();
+        // Told twice is better than not at all: it stops, or has a handler that stops it.
+        let undone = received.signal == Signal::TSTP && std::mem::take(&mut self.continued);
+        self.continued |= received.signal == Signal::CONT;
         let targets = if self.ended.is_none() { vec![self.pid] } else { children() };
         for target in targets {
             let has_it_already = match received.sender {
-                Sender::Kernel => !told_alone && group::is_ours(target),
+                Sender::Kernel => !told_alone && !undone && group::is_ours(target),
                 Sender::Process(sender) => sender == Some(target),
             };
             // A Ctrl-Z that came after a SIGCONT is the last word.

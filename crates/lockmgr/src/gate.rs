@@ -152,7 +152,7 @@ fn open(place: &Place, settings: &Settings, identity: Identity) -> Result<KeptFi
         ACCESS,
         settings.follow_symlinks,
         Create::No,
-        crate::description::discard,
+        crate::visit::discard,
     )
     .map_err(|errno| match errno {
         Errno::AGAIN => Obstacle::Failed(OpenFailure::Lease(ACCESS)),
@@ -279,7 +279,8 @@ fn try_out(directory: &KeptFile, device: u64) -> Result<bool, Errno> {
         return Err(Errno::XDEV);
     }
     lock::flock(&one, Mode::Exclusive, Patience::Try)?;
-    lock::record_is_taken(&other, Range::FLOCK_GATE)
+    lock::record_obstacle(&other, Mode::Exclusive, Range::FLOCK_GATE)
+        .map(|obstacle| obstacle.is_some())
 }
 
 #[cfg(test)]
@@ -287,6 +288,10 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+
+    fn is_taken(file: &KeptFile, range: Range) -> Result<bool, Errno> {
+        lock::record_obstacle(file, Mode::Exclusive, range).map(|obstacle| obstacle.is_some())
+    }
 
     fn directory(path: &std::path::Path) -> KeptFile {
         file::open_directory(&CString::new(path.as_os_str().as_bytes()).unwrap()).unwrap()
@@ -306,12 +311,12 @@ mod tests {
     fn a_lock_that_covers_the_gate_is_seen_from_another_description() {
         let dir = tempfile::tempdir().unwrap();
         let [one, other] = file::scratch(&directory(dir.path()), c"a").unwrap();
-        assert_eq!(lock::record_is_taken(&other, Range::FLOCK_GATE), Ok(false));
+        assert_eq!(is_taken(&other, Range::FLOCK_GATE), Ok(false));
         // What flock is on NFS.
         lock::record(&one, Owner::Description, Mode::Exclusive, Range::BEYOND, Patience::Try)
             .unwrap();
-        assert_eq!(lock::record_is_taken(&other, Range::FLOCK_GATE), Ok(true));
-        assert_eq!(lock::record_is_taken(&one, Range::FLOCK_GATE), Ok(false));
+        assert_eq!(is_taken(&other, Range::FLOCK_GATE), Ok(true));
+        assert_eq!(is_taken(&one, Range::FLOCK_GATE), Ok(false));
     }
 
     #[test]
@@ -320,10 +325,10 @@ mod tests {
         let [one, other] = file::scratch(&directory(dir.path()), c"a").unwrap();
         lock::record(&one, Owner::Description, Mode::Exclusive, Range::WHOLE, Patience::Try)
             .unwrap();
-        assert_eq!(lock::record_is_taken(&other, Range::FLOCK_GATE), Ok(false));
-        assert_eq!(lock::record_is_taken(&other, Range::WHOLE.gate().unwrap()), Ok(false));
+        assert_eq!(is_taken(&other, Range::FLOCK_GATE), Ok(false));
+        assert_eq!(is_taken(&other, Range::WHOLE.gate().unwrap()), Ok(false));
         let last = Range::new(Range::LIMIT - 1, 1).unwrap();
-        assert_eq!(lock::record_is_taken(&other, last), Ok(true));
+        assert_eq!(is_taken(&other, last), Ok(true));
         assert_eq!(last.gate(), None);
         let other = Range::new(Range::LIMIT - 2, 1).unwrap();
         assert!(other.gate().is_some());

@@ -157,6 +157,19 @@ impl Range {
         }
     }
 
+    /// The range from the first to the last byte as the kernel tells them; `None` for "to the end of
+    /// the file", and for nonsense.
+    pub(crate) fn as_told(start: u64, last: Option<u64>) -> Option<Range> {
+        match last {
+            None => Some(Range { start, len: None }),
+            // Where ours stop that reach to the end of the file.
+            Some(last) if last == Self::LIMIT - 1 => Some(Range { start, len: None }),
+            Some(last) => {
+                Some(Range { start, len: Some(last.checked_sub(start)?.checked_add(1)?) })
+            }
+        }
+    }
+
     /// The first byte.
     #[must_use]
     pub fn start(self) -> u64 {
@@ -177,7 +190,8 @@ impl Range {
 
     /// The first byte that is not covered any more.
     pub(crate) fn end(self) -> u64 {
-        self.len.map_or(u64::MAX, |len| self.start + len)
+        let whole = if self.start < Self::LIMIT { Self::LIMIT } else { u64::MAX };
+        self.len.map_or(whole, |len| self.start.saturating_add(len))
     }
 
     pub(crate) fn overlaps(self, other: Range) -> bool {
@@ -194,7 +208,8 @@ impl Range {
     }
 
     fn between(start: u64, end: u64) -> Range {
-        Range { start, len: (end != u64::MAX).then(|| end - start) }
+        let to_the_end = end == Self::LIMIT || end == u64::MAX;
+        Range { start, len: (!to_the_end).then(|| end - start) }
     }
 }
 

@@ -7,6 +7,7 @@ mod daemon_left_behind;
 mod exit_codes;
 mod fd_forms;
 mod hold_tree;
+mod holder_record;
 mod inherited_signal_state;
 mod lock_lasts_as_long_as_command;
 mod names;

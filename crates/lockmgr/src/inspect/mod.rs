@@ -1,192 +1,257 @@
-//! The kernel's truth about a lock: who is in the way.
+//! The kernel's truth about locks: who holds them, who waits for them, and who waits for whom.
 //!
-//! So far only what one read of `/proc/locks` tells about one file: the pids that the kernel
-//! recorded for it, with their command lines. Holders of `ofd` locks have no pid there, and are
-//! reported as holders that are not visible; those outside our pid namespace are not there at all.
+//! Every lock on the machine, whoever took it: `flock(1)`, Python's `fcntl`, a database, this crate.
 //!
-//! References: `proc_locks(5)`, `proc_pid_cmdline(5)`.
+//! ```
+//! # let dir = tempfile::tempdir()?; let path = dir.path().join("app.lock");
+//! use lockmgr::FileLock;
+//! use lockmgr::inspect::LockTable;
+//!
+//! let lock = FileLock::open(&path)?;
+//! let guard = lock.lock()?;
+//! let table = LockTable::of(&path)?;
+//! let holder = &table.files[0].locks[0].holders[0];
+//! assert_eq!(holder.pid(), Some(std::process::id()));
+//! # drop(guard);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where it is from
+//! `/proc/locks` lists locks and blocked requests, with a pid for `flock` and `posix` ones.
+//! `/proc/PID/fdinfo` shows which descriptors have a lock, so the holders of `ofd` locks, and those who
+//! have inherited a lock whose taker is dead. `/proc/PID/task/TID/syscall` shows the threads that sleep
+//! in a lock call.
+//!
+//! # What cannot be seen
+//! Processes of other users, unless one is root or may trace them, and under Yama even one's own: what
+//! needs more rights is [`Standing::NotPermitted`] or [`Standing::NotVisible`], and
+//! [`Gaps::not_permitted`] lists whom one may not look at. Locks of processes outside the pid namespace
+//! ([`Gaps::hidden`]), and those of other machines on a network filesystem. How long a lock has been
+//! held, the kernel does not know; the holder's record may ([`LockedFile::record`]).
+//!
+//! # References
+//! `proc_locks(5)`, `proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`, `lslocks(8)`
 
-mod held_here;
+mod age;
+mod build;
+mod contention;
+mod graph;
+mod line;
+mod place;
+mod process;
+mod scan;
 mod table;
+mod threads;
 
-use std::fmt;
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-pub(crate) use held_here::held_through;
+pub use crate::record::Record;
+pub use contention::Contention;
+pub use graph::{Deadlock, Link};
+pub use process::{ControlGroup, Process};
+pub use table::{Gaps, Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing, Waiter};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
+pub(crate) use place::inode_of;
 
-use crate::mode::Mechanism;
-use crate::printable::Printable;
-use crate::sys::file::Identity;
+use crate::error::Result;
+use crate::mode::{Mechanism, Mode, Range};
 
-/// A process that holds a lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// The process, as the kernel recorded it when the lock was taken.
-    pub pid: u32,
-    /// Its command line, words separated by blanks, shortened, control characters escaped; empty
-    /// when it cannot be read.
-    pub command: String,
-}
+use line::{Line, Told};
+use scan::{FdInfo, Scan, Wanted};
 
-/// Who was in the way of an acquisition. Nothing is looked up until somebody asks.
-#[derive(Clone, Debug)]
-pub struct Contention {
-    obstacle: Option<(Identity, Obstacle)>,
-}
-
-/// What kept the lock from being acquired.
-#[derive(Clone, Copy, Debug)]
-enum Obstacle {
-    /// A lock that conflicts with one of this mechanism.
-    Lock(Mechanism),
-    /// A lease, because of which the file cannot even be opened.
-    Lease,
-}
-
-impl Contention {
-    pub(crate) fn new(identity: Identity, mechanism: Mechanism) -> Self {
-        Self { obstacle: Some((identity, Obstacle::Lock(mechanism))) }
+impl LockTable {
+    /// Looks at every lock on the machine.
+    ///
+    /// Each process is looked at once; the cost grows with the number of descriptors, not with
+    /// processes × locks.
+    ///
+    /// # Errors
+    /// When `/proc/locks` cannot be read.
+    pub fn snapshot() -> io::Result<Self> {
+        let (lines, pieced_together) = read_lines()?;
+        Ok(Self::out_of(&lines, pieced_together, Effort::thorough()))
     }
 
-    pub(crate) fn of_lease(identity: Identity) -> Self {
-        Self { obstacle: Some((identity, Obstacle::Lease)) }
+    /// Looks at the locks of one file: who holds them, and who waits.
+    ///
+    /// Quick: looks at those whom the kernel names, and at others only as long as a lock or a waiter
+    /// is not accounted for. So it need not find everybody who has inherited a lock; see
+    /// [`of_thoroughly`](Self::of_thoroughly). The table has no file when there is no lock on it.
+    ///
+    /// Where the kernel's table hides locks (in a pid namespace, on a network filesystem), and shows
+    /// none, the file is tried: it is opened for reading and locked for an instant, and what is in the
+    /// way is reported as [`Standing::NotVisible`].
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) when the path names no file, cannot be looked up, or /proc
+    /// cannot be read. Symbolic links are followed.
+    pub fn of(path: impl AsRef<Path>) -> Result<Self> {
+        place::table_of(path.as_ref(), Effort::quick())
     }
 
-    /// Where the inode is not known, or the holder is another user of the same handle.
-    pub(crate) fn unknown() -> Self {
-        Self { obstacle: None }
+    /// As [`of`](Self::of), but looks at everybody: all who have the lock's open file description are
+    /// among the holders, as far as this user may see.
+    ///
+    /// # Errors
+    /// As `of`.
+    pub fn of_thoroughly(path: impl AsRef<Path>) -> Result<Self> {
+        place::table_of(path.as_ref(), Effort::thorough())
     }
 
-    /// Who holds the lock now. Best effort: empty when the kernel does not say.
-    #[must_use]
-    pub fn holders(&self) -> Vec<Holder> {
-        named(&self.lines())
-    }
-
-    /// What the kernel's table says is in the way.
-    fn lines(&self) -> Vec<table::Line> {
+    /// Looks at one inode.
+    fn of_inode(inode: Inode, effort: Effort) -> io::Result<Self> {
         const TRIES: usize = 3;
-        let Some((identity, obstacle)) = self.obstacle else {
-            return Vec::new();
-        };
-        for _ in 0..TRIES {
-            let Ok(snapshot) = table::read() else { break };
-            let lines: Vec<table::Line> = table::parse(&snapshot.text)
-                .filter(|line| match obstacle {
-                    Obstacle::Lock(mechanism) => {
-                        !line.waiting && line.concerns(identity, mechanism)
-                    }
-                    Obstacle::Lease => line.is_lease_on(identity),
-                })
-                .collect();
-            if snapshot.consistent || !lines.is_empty() {
-                return lines;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (mut lines, pieced_together) = read_lines()?;
+            lines.retain(|line| line.lock.inode == inode);
+            let found = lines.iter().any(|line| line.depth == 0);
+            if found || !pieced_together || tries == TRIES {
+                let looks_hidden = !found && effort.thorough;
+                if !found && !looks_hidden {
+                    return Ok(Self { gaps: Gaps::now(pieced_together), ..Self::default() });
+                }
+                return Ok(Self::around(inode, &lines, pieced_together, effort));
             }
         }
-        Vec::new()
     }
 
-    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 3;
-        let lease = matches!(self.obstacle, Some((_, Obstacle::Lease)));
-        let lines = self.lines();
-        let holders = named(&lines);
-        if holders.is_empty() {
-            // A holder that the kernel does not name has a line without a pid.
-            return f.write_str(if lines.is_empty() { "" } else { ", holder not visible" });
+    fn around(inode: Inode, lines: &[Line], pieced_together: bool, effort: Effort) -> Self {
+        let mut wanted = Wanted::default();
+        wanted.add(inode, true);
+        Self::look(lines, &wanted, pieced_together, effort)
+    }
+
+    fn out_of(lines: &[Line], pieced_together: bool, effort: Effort) -> Self {
+        let mut wanted = Wanted::default();
+        for line in lines {
+            wanted.add(line.lock.inode, line.depth > 0);
         }
-        f.write_str(if lease { ", kept from being opened by a lease of " } else { ", held by " })?;
-        for (index, holder) in holders.iter().take(SHOWN).enumerate() {
-            f.write_str(if index == 0 { "" } else { " and " })?;
-            write!(f, "pid {}", holder.pid)?;
-            if !holder.command.is_empty() {
-                write!(f, " ({})", holder.command)?;
-            } else if has_ended(holder.pid) {
-                f.write_str(" (ended; the lock lives on in a process that has its descriptor)")?;
+        Self::look(lines, &wanted, pieced_together, effort)
+    }
+
+    fn look(lines: &[Line], wanted: &Wanted, pieced_together: bool, effort: Effort) -> Self {
+        let mut scan = Scan::new(wanted, effort.until);
+        if effort.thorough {
+            scan.everybody(|_| false);
+        } else {
+            for pid in lines.iter().filter_map(|line| line.lock.pid) {
+                scan.look_at(pid);
+            }
+            if !all_accounted_for(lines, &scan) {
+                scan.everybody(|scan| all_accounted_for(lines, scan));
             }
         }
-        match holders.len().saturating_sub(SHOWN) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
+        let files = build::build(lines, &mut scan, effort.thorough);
+        let mut gaps = Gaps::now(pieced_together);
+        gaps.cut_short = scan.cut_short;
+        gaps.not_permitted = std::mem::take(&mut scan.not_permitted);
+        Self { files, gaps }
     }
 }
 
-/// The processes that the lines name.
-fn named(lines: &[table::Line]) -> Vec<Holder> {
-    let mut pids: Vec<u32> = lines.iter().filter_map(|line| line.pid).collect();
-    pids.sort_unstable();
-    pids.dedup();
-    pids.into_iter().map(|pid| Holder { pid, command: command_of(pid) }).collect()
+/// How hard to look.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// At everybody, not only until all locks and requests have somebody.
+    thorough: bool,
+    until: Option<Instant>,
 }
 
-fn has_ended(pid: u32) -> bool {
-    i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
+impl Effort {
+    fn thorough() -> Self {
+        Self { thorough: true, until: None }
+    }
+
+    fn quick() -> Self {
+        Self { thorough: false, until: None }
+    }
+
+    fn at_most(limit: Duration) -> Self {
+        Self { thorough: false, until: Instant::now().checked_add(limit) }
+    }
 }
 
-/// The process's command line, or its short name in brackets for those that have none.
-fn command_of(pid: u32) -> String {
-    const SHOWN: usize = 60;
-    // A process can make its command line as long as it likes.
-    const READ: u64 = 1024;
-    let read = |name| {
-        let mut bytes = Vec::new();
-        File::open(format!("/proc/{pid}/{name}"))
-            .and_then(|file| file.take(READ).read_to_end(&mut bytes))
-            .map(|_| bytes)
-            .unwrap_or_default()
-    };
-    let mut words = read("cmdline");
-    if words.last() == Some(&0) {
-        words.pop();
+impl Gaps {
+    fn now(pieced_together: bool) -> Self {
+        Self { pieced_together, hidden: !is_first_pid_namespace(), ..Self::default() }
     }
-    for byte in &mut words {
-        if *byte == 0 {
-            *byte = b' ';
-        }
-    }
-    if words.is_empty() {
-        words = read("comm");
-        words.pop();
-        if !words.is_empty() {
-            words.insert(0, b'[');
-            words.push(b']');
-        }
-    }
-    let mut shown = Printable(&words).to_string();
-    if let Some((end, _)) = shown.char_indices().nth(SHOWN) {
-        shown.truncate(end);
-        shown.push('…');
-    }
-    shown
 }
 
-#[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-
-    #[test]
-    fn a_process_without_a_command_line_has_a_short_name() {
-        let mut child = Command::new("true").spawn().unwrap();
-        let pid = child.id();
-        // Ended, and not yet waited for.
-        while !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
-            std::thread::yield_now();
+/// Whether somebody is known for every lock, and for every request.
+fn all_accounted_for(lines: &[Line], scan: &Scan<'_>) -> bool {
+    let mut open: HashMap<&Told, usize> = HashMap::new();
+    let mut nameless = 0;
+    for line in lines {
+        if line.depth == 0 {
+            *open.entry(&line.lock).or_default() += 1;
+        } else if line.lock.pid.is_none() {
+            nameless += 1;
         }
-        assert_eq!(command_of(pid), "[true]");
-        assert!(!has_ended(pid));
-        child.wait().unwrap();
-        assert_eq!(command_of(pid), "");
-        assert!(has_ended(pid));
     }
+    for lock in scan.openers.iter().flat_map(|opener| &opener.locks) {
+        if let Some(count) = open.get_mut(lock) {
+            *count = count.saturating_sub(1);
+        }
+    }
+    let sleepers = scan.blocked.iter().filter(|blocked| blocked.kind == Kind::Ofd);
+    sleepers.count() >= nameless
+        && open.iter().all(|(lock, count)| {
+            *count == 0 || lock.pid.is_some_and(|pid| scan.not_permitted.contains(&pid))
+        })
+}
+
+/// Whether the kernel's table shows the locks of all processes: the first pid namespace has this
+/// fixed number.
+fn is_first_pid_namespace() -> bool {
+    const FIRST: u64 = 0xEFFF_FFFC;
+    rustix::fs::stat("/proc/self/ns/pid").map_or(true, |status| status.st_ino == FIRST)
+}
+
+/// Reads the table, in pieces as large as the kernel gives them (a page); says whether there was more
+/// than one. Each piece is true of one moment, but between two of them lines are lost or told twice
+/// when locks come and go.
+fn read_lines() -> io::Result<(Vec<Line>, bool)> {
+    let mut file = File::open("/proc/locks")?;
+    let (mut text, mut piece, mut pieces) = (Vec::new(), vec![0; 1 << 14], 0);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok((line::lines(&text).collect(), pieces > 1)),
+            count => text.extend_from_slice(&piece[..count]),
+        }
+        pieces += 1;
+    }
+}
+
+/// A lock on an open file description of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeldHere {
+    pub(crate) mechanism: Mechanism,
+    pub(crate) mode: Mode,
+    pub(crate) range: Range,
+}
+
+/// The locks that the descriptor's open file description holds (and, for `posix`, this process).
+pub(crate) fn held_through(fd: impl AsFd) -> io::Result<Vec<HeldHere>> {
+    let text = std::fs::read(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+    let told = FdInfo::of(&String::from_utf8_lossy(&text));
+    Ok(told
+        .locks
+        .into_iter()
+        .filter_map(|lock| {
+            let mechanism = match lock.kind {
+                Kind::Flock => Mechanism::Flock,
+                Kind::Ofd => Mechanism::Ofd,
+                Kind::Posix => Mechanism::Posix,
+                Kind::Lease | Kind::Other(_) => return None,
+            };
+            Some(HeldHere { mechanism, mode: lock.mode, range: lock.range })
+        })
+        .collect())
 }

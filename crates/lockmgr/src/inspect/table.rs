@@ -1,134 +1,271 @@
-//! The lines of `/proc/locks`.
-//!
-//! Total: a line that cannot be understood is passed over, whatever a future kernel prints.
+//! What a picture of the kernel's lock table consists of.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::mode::Mechanism;
-use crate::sys::file::Identity;
+use crate::mode::{Mechanism, Mode, Range};
 
-/// One line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    /// A `->` line: blocked, not held.
-    pub(super) waiting: bool,
-    lease: bool,
-    mechanism: Option<Mechanism>,
-    /// Not there for OFD locks, and for owners outside this pid namespace.
-    pub(super) pid: Option<u32>,
-    major: u64,
-    minor: u64,
-    inode: u64,
+use super::process::Process;
+
+/// The kind of a lock, as the kernel's table has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Kind {
+    /// `flock(2)`.
+    Flock,
+    /// A record lock of an open file description.
+    Ofd,
+    /// A record lock of a process.
+    Posix,
+    /// A lease, `fcntl(F_SETLEASE)`: not a lock, but it keeps others from opening the file.
+    Lease,
+    /// Something else, in the kernel's own word.
+    Other(Arc<str>),
 }
 
-impl Line {
-    /// Whether this lock can be in the way of one of that mechanism on that file.
-    pub(super) fn concerns(&self, identity: Identity, mechanism: Mechanism) -> bool {
-        let same_space = self
-            .mechanism
-            .is_some_and(|own| (own == Mechanism::Flock) == (mechanism == Mechanism::Flock));
-        same_space && self.is_on(identity)
-    }
-
-    pub(super) fn is_lease_on(&self, identity: Identity) -> bool {
-        self.lease && self.is_on(identity)
-    }
-
-    fn is_on(&self, identity: Identity) -> bool {
-        self.inode == identity.inode
-            && self.major == u64::from(rustix::fs::major(identity.device))
-            && self.minor == u64::from(rustix::fs::minor(identity.device))
-    }
-}
-
-/// The table, and whether it is true of one moment.
-pub(super) struct Snapshot {
-    pub(super) text: Vec<u8>,
-    pub(super) consistent: bool,
-}
-
-/// Reads the table, in pieces as large as the kernel gives them (a page). Each piece is true of one
-/// moment, but between two of them lines are lost or told twice when locks come and go.
-pub(super) fn read() -> io::Result<Snapshot> {
-    let mut file = File::open("/proc/locks")?;
-    let (mut text, mut piece, mut pieces) = (Vec::new(), vec![0; 1 << 14], 0);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(Snapshot { text, consistent: pieces < 2 }),
-            count => text.extend_from_slice(&piece[..count]),
+impl Kind {
+    pub(super) fn of_word(word: &str) -> Self {
+        match word {
+            "FLOCK" => Kind::Flock,
+            "OFDLCK" => Kind::Ofd,
+            "POSIX" => Kind::Posix,
+            "LEASE" => Kind::Lease,
+            word => Kind::Other(word.into()),
         }
-        pieces += 1;
+    }
+
+    /// Returns whether locks of the two kinds see each other at all.
+    #[must_use]
+    pub fn shares_a_space_with(&self, other: &Kind) -> bool {
+        let is_record = |kind: &Kind| matches!(kind, Kind::Ofd | Kind::Posix);
+        self == other || is_record(self) && is_record(other)
     }
 }
 
-/// Understands the table.
-pub(super) fn parse(text: &[u8]) -> impl Iterator<Item = Line> {
-    text.split(|byte| *byte == b'\n')
-        .filter_map(|line| std::str::from_utf8(line).ok())
-        .filter_map(parse_line)
-}
-
-/// `1: FLOCK  ADVISORY  WRITE 4242 fe:00:123 0 EOF`, or with `->` after the number.
-fn parse_line(line: &str) -> Option<Line> {
-    let (_number, rest) = line.split_once(": ")?;
-    let mut words = rest.split_ascii_whitespace().peekable();
-    let waiting = words.next_if_eq(&"->").is_some();
-    let kind = words.next()?;
-    let mechanism = match kind {
-        "FLOCK" => Some(Mechanism::Flock),
-        "OFDLCK" => Some(Mechanism::Ofd),
-        "POSIX" => Some(Mechanism::Posix),
-        _ => None,
-    };
-    let _advisory = words.next()?;
-    let _mode = words.next()?;
-    let pid = words.next()?.parse().ok().filter(|pid| *pid != 0);
-    let mut place = words.next()?.splitn(3, ':');
-    Some(Line {
-        waiting,
-        lease: kind == "LEASE",
-        mechanism,
-        pid,
-        major: u64::from_str_radix(place.next()?, 16).ok()?,
-        minor: u64::from_str_radix(place.next()?, 16).ok()?,
-        inode: place.next()?.parse().ok()?,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn held_and_blocked_lines_are_told_apart() {
-        let text = b"1: FLOCK  ADVISORY  WRITE 4242 fe:00:123 0 EOF\n\
-                     1: -> FLOCK  ADVISORY  WRITE 4243 fe:00:123 0 EOF\n\
-                     2: OFDLCK ADVISORY  READ -1 00:1a:7 0 9\n\
-                     3: LEASE  ACTIVE    READ  17 00:1a:7 0 EOF\n";
-        let lines: Vec<_> = parse(text).collect();
-        assert_eq!(lines.len(), 4);
-        assert_eq!((lines[0].waiting, lines[0].pid), (false, Some(4242)));
-        assert_eq!((lines[1].waiting, lines[1].pid), (true, Some(4243)));
-        assert_eq!((lines[2].mechanism, lines[2].pid), (Some(Mechanism::Ofd), None));
-        assert_eq!((lines[3].mechanism, lines[3].lease), (None, true));
-    }
-
-    #[test]
-    fn odd_lines_are_passed_over() {
-        for odd in [
-            "",
-            ":",
-            "1:",
-            "1: FLOCK",
-            "1: FLOCK ADVISORY WRITE 1",
-            "1: FLOCK A W 1 zz:0:1 0 EOF",
-            "1: FLOCK A W 1 0:0 0 EOF",
-            "\u{1b}[2J",
-            "1: -> ->",
-        ] {
-            assert_eq!(parse_line(odd), None, "{odd:?}");
+impl From<Mechanism> for Kind {
+    fn from(mechanism: Mechanism) -> Self {
+        match mechanism {
+            Mechanism::Flock => Kind::Flock,
+            Mechanism::Ofd => Kind::Ofd,
+            Mechanism::Posix => Kind::Posix,
         }
-        assert_eq!(parse(b"\xff\xfe\n1: FLOCK  ADVISORY  WRITE 4242 fe:00:123").count(), 1);
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Flock => f.write_str("flock"),
+            Kind::Ofd => f.write_str("ofd"),
+            Kind::Posix => f.write_str("posix"),
+            Kind::Lease => f.write_str("lease"),
+            Kind::Other(word) => f.write_str(&word.to_lowercase()),
+        }
+    }
+}
+
+/// An inode, named as `/proc/locks` does: with the device of its filesystem, which on btrfs and
+/// overlayfs is another one than `stat` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_structs, reason = "this is what an inode is named by")]
+pub struct Inode {
+    /// Major number of the device.
+    pub major: u32,
+    /// Minor number of the device.
+    pub minor: u32,
+    /// The inode's number on that device.
+    pub number: u64,
+}
+
+impl fmt::Display for Inode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}:{:02x}:{}", self.major, self.minor, self.number)
+    }
+}
+
+/// Locks, their holders and their waiters.
+///
+/// A table is as true as a look around can be: the kernel changes while it is taken.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LockTable {
+    /// The files that carry locks, in the order of the kernel's table.
+    pub files: Vec<LockedFile>,
+    /// What could not be seen.
+    pub gaps: Gaps,
+}
+
+/// What a [`LockTable`] does not show, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gaps {
+    /// Processes whose descriptors or threads this user may not look at, and which may therefore be
+    /// holders or waiters that are not named. Under Yama even processes of the same user can be
+    /// among them.
+    pub not_permitted: Vec<u32>,
+    /// This pid namespace is not the machine's first: locks of processes outside it are hidden.
+    pub hidden: bool,
+    /// The kernel's table was too long to be read in one piece while it did not change, so locks
+    /// that came or went meanwhile may be missing.
+    pub pieced_together: bool,
+    /// The time that was set for looking ran out.
+    pub cut_short: bool,
+}
+
+/// A file and its locks.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LockedFile {
+    /// The inode.
+    pub inode: Inode,
+    /// A path of the file: the one that was asked about, or the one by which a holder or waiter
+    /// opened it, in that process's view of the filesystem. `None` when nobody who has it open may be
+    /// looked at.
+    pub path: Option<PathBuf>,
+    /// The path has been removed; only those who have the file open still see this inode.
+    pub deleted: bool,
+    /// The locks, in the kernel's order.
+    pub locks: Vec<Lock>,
+}
+
+impl LockedFile {
+    /// Returns whether somebody waits for a lock on this file.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        self.locks.iter().any(|lock| !lock.waiters.is_empty())
+    }
+}
+
+/// A lock that is held.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Lock {
+    /// Its kind.
+    pub kind: Kind,
+    /// Shared or exclusive; a lease for reading counts as shared.
+    pub mode: Mode,
+    /// The bytes that it covers.
+    pub range: Range,
+    /// Who holds it: first whoever took it, as far as that is known, then those who have the same
+    /// open file description. Never empty: where nobody can be named, there is a holder without a
+    /// process.
+    pub holders: Vec<Holder>,
+    /// Who is blocked because of it, in the order of the kernel's queue.
+    pub waiters: Vec<Waiter>,
+}
+
+impl Lock {
+    /// Returns whether this is a gate: not the lock itself but the place at the head of its queue, an
+    /// `ofd` lock on bytes from 2^62 on.
+    #[must_use]
+    pub fn is_gate(&self) -> bool {
+        is_gate(&self.kind, self.range)
+    }
+}
+
+/// Whether a lock covers nothing but what is set aside for gates.
+pub(super) fn is_gate(kind: &Kind, range: Range) -> bool {
+    *kind == Kind::Ofd && range.start() >= Range::LIMIT
+}
+
+/// A process that holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The process; `None` when the kernel does not name it.
+    pub process: Option<Process>,
+    /// The lowest descriptor through which the process has the lock.
+    pub descriptor: Option<u32>,
+    /// How this is known.
+    pub standing: Standing,
+}
+
+impl Holder {
+    /// The pid, if there is one.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid)
+    }
+}
+
+/// How it is known that a process holds a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Standing {
+    /// The process took the lock and has the open file description now.
+    Verified,
+    /// The process has the open file description, which another process locked.
+    Inherited,
+    /// The process is one of several that have the open file description; which of them took the
+    /// lock, the kernel does not tell.
+    Unclear,
+    /// The kernel recorded this process when the lock was taken, but the process has ended or let go
+    /// of the description since, and the lock lives on in others.
+    Gone,
+    /// The kernel recorded this process; this user may not look whether it still has the lock.
+    NotPermitted,
+    /// The lock is held, but the kernel hides by whom: by a process outside this pid namespace, on
+    /// another machine, or one that this user may not look at.
+    NotVisible,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Standing::Verified => "verified",
+            Standing::Inherited => "inherited",
+            Standing::Unclear => "unclear",
+            Standing::Gone => "gone",
+            Standing::NotPermitted => "not permitted",
+            Standing::NotVisible => "not visible",
+        })
+    }
+}
+
+/// A thread that is blocked on a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Waiter {
+    /// The process; `None` when the kernel does not name it and it could not be found.
+    pub process: Option<Process>,
+    /// The thread that sleeps in the lock call, where this user may look.
+    pub thread: Option<u32>,
+    /// The descriptor through which it asks.
+    pub descriptor: Option<u32>,
+    /// The kind of the lock it asks for.
+    pub kind: Kind,
+    /// The mode it asks for.
+    pub mode: Mode,
+    /// The bytes it asks for.
+    pub range: Range,
+    /// 1 for a request that is blocked by the lock itself, 2 for one that waits behind a request of
+    /// depth 1, and so on. Exclusive requests stand in a chain.
+    pub depth: usize,
+    /// Whether other requests like this one exist, so that the kernel's line and the thread may be
+    /// crossed with theirs: then the order among them is not known.
+    pub interchangeable: bool,
+}
+
+impl Waiter {
+    /// The pid, if there is one.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid)
+    }
+
+    /// Returns whether it waits for the gate, so for its turn in the queue.
+    #[must_use]
+    pub fn is_at_gate(&self) -> bool {
+        is_gate(&self.kind, self.range)
+    }
+}
+
+impl LockTable {
+    /// The file with that path, if it carries a lock.
+    #[must_use]
+    pub fn file(&self, path: impl AsRef<Path>) -> Option<&LockedFile> {
+        let path = path.as_ref();
+        self.files.iter().find(|file| file.path.as_deref() == Some(path) && !file.deleted)
     }
 }

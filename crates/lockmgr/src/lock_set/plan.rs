@@ -91,7 +91,7 @@ impl Entry {
 
     fn widened(&self, range: Range) -> Result<FileLock> {
         match self.lock.path() {
-            Some(path) => FileLock::lazily_at(path, Settings { range, ..*self.settings() }),
+            Some(path) => FileLock::lazily_at(path, Settings { range, ..self.settings().clone() }),
             None => Err(self.unsupported(
                 "ranges of the set overlap on a file that the program opened itself; give one \
                  range that covers both",

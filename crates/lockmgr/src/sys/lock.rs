@@ -87,19 +87,7 @@ fn set(
     if result == -1 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// `fcntl(F_OFD_GETLK)`: whether a record lock of another owner would refuse the range to an
-/// exclusive one.
-pub(crate) fn record_is_taken(fd: impl AsFd, range: Range) -> Result<bool, Errno> {
-    let mut request = request(libc::F_WRLCK, range)?;
-    // SAFETY: as in `set`; this command also writes into the structure, which is ours alone.
-    let result =
-        unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) };
-    if result == -1 {
-        return Err(last_errno());
-    }
-    Ok(libc::c_int::from(request.l_type) != libc::F_UNLCK)
-}
-
+/// The C structure that the record lock calls read.
 fn request(kind: libc::c_int, range: Range) -> Result<libc::flock, Errno> {
     let offset = |value: u64| libc::off_t::try_from(value).map_err(|_| Errno::OVERFLOW);
     // SAFETY: `flock` is a plain C structure for which all-zero bytes are a value; OFD locks
@@ -110,6 +98,48 @@ fn request(kind: libc::c_int, range: Range) -> Result<libc::flock, Errno> {
     request.l_start = offset(range.start())?;
     request.l_len = offset(range.len().unwrap_or(Range::LIMIT.saturating_sub(range.start())))?;
     Ok(request)
+}
+
+/// A record lock in the way of another one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Obstacle {
+    pub(crate) mode: Mode,
+    pub(crate) range: Range,
+    /// Owned by an open file description, not by a process.
+    pub(crate) by_description: bool,
+}
+
+/// `fcntl(F_OFD_GETLK)`: the first record lock that is in the way, if any. Any descriptor will do,
+/// however it was opened.
+pub(crate) fn record_obstacle(
+    fd: impl AsFd,
+    mode: Mode,
+    range: Range,
+) -> Result<Option<Obstacle>, Errno> {
+    let kind = match mode {
+        Mode::Shared => libc::F_RDLCK,
+        Mode::Exclusive => libc::F_WRLCK,
+    };
+    let mut answer = request(kind, range)?;
+    // SAFETY: the descriptor is open for the length of the borrow, and the command reads and writes
+    // the structure that it is given, no longer than the call lasts.
+    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut answer) };
+    if result == -1 {
+        return Err(last_errno());
+    }
+    let mode = match libc::c_int::from(answer.l_type) {
+        libc::F_RDLCK => Mode::Shared,
+        libc::F_WRLCK => Mode::Exclusive,
+        _ => return Ok(None),
+    };
+    let number = |value: libc::off_t| u64::try_from(value).unwrap_or(0);
+    let start = number(answer.l_start);
+    let last = match number(answer.l_len) {
+        0 => None,
+        len => Some(start.saturating_add(len - 1)),
+    };
+    let range = Range::as_told(start, last).unwrap_or_default();
+    Ok(Some(Obstacle { mode, range, by_description: answer.l_pid == -1 }))
 }
 
 /// The error of the C call that was just made.

@@ -7,4 +7,5 @@ pub(crate) mod alarm;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod lock;
+pub(crate) mod process;
 pub(crate) mod signal;

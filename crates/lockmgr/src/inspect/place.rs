@@ -1,0 +1,139 @@
+//! Which inode of the kernel's table a path names; and what is on it where the table does not say.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::mode::{Mode, Range};
+use crate::posix;
+use crate::sys::file::{self, Access, Create, Identity, KeptFile};
+use crate::sys::lock::{self, Patience};
+
+use super::Effort;
+use super::scan::{Devices, FdInfo};
+use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
+
+const LOOK: &str = "look at";
+
+/// The table of the file that the path names.
+pub(super) fn table_of(path: &Path, effort: Effort) -> Result<LockTable> {
+    let shared: Arc<Path> = Arc::from(path);
+    let failed = |errno: Errno| Error::io(Some(Arc::clone(&shared)), LOOK, errno);
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(Errno::INVAL))?;
+    // Follows links: what a link names is what others have locked through it.
+    let pinned = file::pin(&name, true).map_err(failed)?;
+    let status = file::status(&pinned).map_err(failed)?;
+    let inode = inode_of(&pinned, status.identity);
+    let hides = hides_locks(&pinned);
+    let look = |effort| {
+        LockTable::of_inode(inode, effort).map_err(|source| Error::Io {
+            path: Some(Arc::clone(&shared)),
+            operation: LOOK,
+            source,
+        })
+    };
+    let mut table = look(effort)?;
+    if table.files.is_empty() && hides {
+        // Descriptors of processes that we do see may show what the table hides.
+        table = look(Effort { thorough: true, ..effort })?;
+    }
+    if table.files.is_empty() && hides && is_harmless_to_open(status.kind) {
+        let hidden = tried(&pinned);
+        if !hidden.is_empty() {
+            table.files.push(LockedFile { inode, path: None, deleted: false, locks: hidden });
+        }
+    }
+    for found in &mut table.files {
+        found.path = Some(path.to_path_buf());
+        found.deleted = false;
+    }
+    Ok(table)
+}
+
+/// The inode as the kernel's table names it.
+pub(crate) fn inode_of(file: &KeptFile, identity: Identity) -> Inode {
+    let plain = Inode {
+        major: rustix::fs::major(identity.device),
+        minor: rustix::fs::minor(identity.device),
+        number: identity.inode,
+    };
+    let fdinfo = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
+    let Ok(text) = std::fs::read_to_string(fdinfo) else { return plain };
+    let told = FdInfo::of(&text);
+    let device = told.mount.and_then(|mount| Devices::mounted().of_mount(mount));
+    let (major, minor) = device.unwrap_or((plain.major, plain.minor));
+    Inode { major, minor, number: told.inode.unwrap_or(plain.number) }
+}
+
+/// Whether locks can be on the file that the kernel's table does not list here.
+fn hides_locks(file: &KeptFile) -> bool {
+    const NFS: u64 = 0x6969;
+    const CIFS: u64 = 0xFF53_4D42;
+    const SMB2: u64 = 0xFE53_4D42;
+    const CEPH: u64 = 0x00C3_6400;
+    const FUSE: u64 = 0x6573_5546;
+    const NINE_P: u64 = 0x0102_1997;
+    const GFS2: u64 = 0x0116_1970;
+    const OCFS2: u64 = 0x7461_636F;
+    const LUSTRE: u64 = 0x0BD0_0BD0;
+    let is_shared_between_machines = rustix::fs::fstatfs(file.as_fd()).is_ok_and(|filesystem| {
+        #[expect(
+            clippy::cast_sign_loss,
+            clippy::allow_attributes,
+            reason = "a magic number; its type differs between architectures"
+        )]
+        let magic = filesystem.f_type as u64 & 0xFFFF_FFFF;
+        matches!(magic, NFS | CIFS | SMB2 | CEPH | FUSE | NINE_P | GFS2 | OCFS2 | LUSTRE)
+    });
+    is_shared_between_machines || !super::is_first_pid_namespace()
+}
+
+fn is_harmless_to_open(kind: FileType) -> bool {
+    matches!(kind, FileType::RegularFile | FileType::Directory)
+}
+
+/// Finds out by asking for it whether somebody has a lock. An exclusive `flock` is held for an
+/// instant when nobody has; there is no other way to ask.
+fn tried(pinned: &KeptFile) -> Vec<Lock> {
+    let path = format!("/proc/self/fd/{}\0", pinned.as_fd().as_raw_fd());
+    let Ok(path) = CString::from_vec_with_nul(path.into_bytes()) else { return Vec::new() };
+    let Ok(opened) = file::open(&path, Access::Read, true, Create::No, drop_carefully) else {
+        return Vec::new();
+    };
+    let mut hidden = Vec::new();
+    let mut add = |kind, mode, range| {
+        let process = None;
+        let holders = vec![Holder { process, descriptor: None, standing: Standing::NotVisible }];
+        hidden.push(Lock { kind, mode, range, holders, waiters: Vec::new() });
+    };
+    let flock = |mode| match lock::flock(&opened, mode, Patience::Try) {
+        Ok(()) => {
+            let _released = lock::flock_unlock(&opened);
+            false
+        }
+        Err(errno) => errno == Errno::AGAIN,
+    };
+    if flock(Mode::Exclusive) {
+        let mode = if flock(Mode::Shared) { Mode::Exclusive } else { Mode::Shared };
+        add(Kind::Flock, mode, Range::WHOLE);
+    }
+    if let Ok(Some(obstacle)) = lock::record_obstacle(&opened, Mode::Exclusive, Range::WHOLE) {
+        let kind = if obstacle.by_description { Kind::Ofd } else { Kind::Posix };
+        add(kind, obstacle.mode, obstacle.range);
+    }
+    drop_carefully(opened);
+    hidden
+}
+
+/// Like any close, this one must not drop a lock of this process.
+fn drop_carefully(opened: KeptFile) {
+    if let Ok(status) = file::status(&opened) {
+        posix::close(status.identity, opened, false);
+    }
+}
