@@ -33,6 +33,7 @@ use crate::error::{Error, OPEN, Result};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::{Fairness, Settings};
 use crate::posix;
+use crate::record;
 use crate::sys::file::{self, Access, Create, Identity, KeptFile};
 use crate::sys::fork::{self, FIRST_GENERATION, PerProcess};
 use crate::sys::lock::{self, Owner, Patience};
@@ -135,7 +136,12 @@ fn look(
         return Err(Obstacle::NotWritable(Errno::ACCESS));
     };
     let status = file::status(file).map_err(os)?;
-    if status.executable && status.size > 0 {
+    let mut start = [0; record::START_LEN];
+    // On some filesystems every file may be executed; a record of ours cannot be.
+    let script = status.executable
+        && status.size > 0
+        && !file::read_start(file, &mut start).is_ok_and(record::is_ours);
+    if script {
         return Err(Obstacle::Never(
             "a file that can be executed cannot be a fair lock, because nobody could start it \
              while it is open for writing; use another file",

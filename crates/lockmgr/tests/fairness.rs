@@ -508,6 +508,9 @@ fn refusals(_: &[String]) {
     // An empty one is nothing to execute, and on some filesystems everything is executable.
     fs::write(&script, "").unwrap();
     drop(fair(Mechanism::Flock).open(&script).unwrap().lock().unwrap());
+    drop(FileLock::options().record(true).open(&script).unwrap().lock().unwrap());
+    assert!(fs::metadata(&script).unwrap().len() > 0, "there is a record");
+    drop(fair(Mechanism::Flock).open(&script).unwrap().lock().unwrap());
     let link = dir.path().join("link");
     symlink(&script, &link).unwrap();
     drop(fair(Mechanism::Flock).follow_symlinks(true).open(&link).unwrap().lock().unwrap());
