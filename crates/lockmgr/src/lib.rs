@@ -91,6 +91,7 @@ mod sys;
 mod timekeeper;
 mod turn;
 mod wait;
+mod watch;
 
 pub use acquire::Acquire;
 pub use cancel::CancelToken;
@@ -100,4 +101,4 @@ pub use future::AcquireFuture;
 pub use guard::{FileLockGuard, OwnedFileLockGuard};
 pub use lock_mgr::LockMgr;
 pub use mode::{Mechanism, Mode, Range};
-pub use options::FileLockOptions;
+pub use options::{FileLockOptions, OnDeadlock};

@@ -31,6 +31,38 @@ pub struct FileLockOptions {
     settings: Settings,
 }
 
+/// What to do about a deadlock: processes that wait for each other in a circle, so that none of them
+/// will ever go on.
+///
+/// The kernel finds those of `posix` locks by itself, and those of `flock` and `ofd` locks never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnDeadlock {
+    /// Wait on: somebody else may end it, or a deadline.
+    #[default]
+    Ignore,
+    /// Give the wait up, with an [`Error::Deadlock`] that spells the circle out.
+    ///
+    /// A second thread, one for the whole process, looks after the first second of waiting and then
+    /// after 1, 2, 4, 8, 16 and every 30 seconds. The wait is not interrupted for it, and keeps its
+    /// place in the kernel's queue. A look costs microseconds while nobody is blocked by what this
+    /// process holds, and else as much as
+    /// [`LockTable::snapshot`](crate::inspect::LockTable::snapshot).
+    ///
+    /// Only a *certain* deadlock ends the wait: everybody who could release one of the locks is blocked
+    /// in the circle himself, as far as his threads may be looked at. Of this process that is known for
+    /// what the waiting thread holds by guards that cannot leave it. Owned guards could be dropped by
+    /// anybody; [`Acquire::while_holding`](crate::Acquire::while_holding) says that they are not, and
+    /// awaited acquisitions need that.
+    ///
+    /// Of several that find the same circle, the youngest process gives up at once, the others look
+    /// again after 200 ms and more; see [`Lookout::patience`](crate::inspect::Lookout::patience).
+    ///
+    /// Waits for one's turn at a handle that threads share happen inside the process, are not looked at,
+    /// and do not show in the circle.
+    Fail,
+}
+
 /// The options as they mean it.
 #[derive(Clone, Copy, Debug)]
 #[expect(
@@ -46,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) follow_symlinks: bool,
     pub(crate) remove_on_release: bool,
     pub(crate) reentrant: bool,
+    pub(crate) deadlock: OnDeadlock,
 }
 
 impl Default for Settings {
@@ -59,6 +92,7 @@ impl Default for Settings {
             follow_symlinks: false,
             remove_on_release: false,
             reentrant: false,
+            deadlock: OnDeadlock::Ignore,
         }
     }
 }
@@ -133,6 +167,13 @@ impl FileLockOptions {
     /// exclusively this way; it is told that it would wait for itself.
     pub fn reentrant(mut self, on: bool) -> Self {
         self.settings.reentrant = on;
+        self
+    }
+
+    /// What to do when a wait turns out to be part of a deadlock; [`OnDeadlock::Ignore`] unless said
+    /// otherwise.
+    pub fn deadlock(mut self, what: OnDeadlock) -> Self {
+        self.settings.deadlock = what;
         self
     }
 
