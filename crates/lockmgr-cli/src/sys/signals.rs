@@ -41,7 +41,7 @@ impl SignalSet {
     /// Returns the mask from before.
     fn change_mask(&self, how: i32) -> SignalSet {
         let mut before = SignalSet::of(&[]);
-        // SAFETY: both sets are initialised; `how` is one of the two above. It cannot fail then.
+        // SAFETY: both sets are initialised; `how` is one of the three. It cannot fail then.
         unsafe { libc::pthread_sigmask(how, &raw const self.0, &raw mut before.0) };
         before
     }
@@ -53,6 +53,17 @@ pub(crate) fn block(signals: &[Signal]) -> SignalSet {
     let fresh: Vec<Signal> =
         signals.iter().copied().filter(|&signal| !before.contains(signal)).collect();
     SignalSet::of(&fresh)
+}
+
+/// Runs something with all signals blocked: threads that it starts take none of them.
+pub(crate) fn with_all_blocked<T>(run: impl FnOnce() -> T) -> T {
+    let mut all = SignalSet::of(&[]);
+    // SAFETY: it only writes to the set it is given.
+    unsafe { libc::sigfillset(&raw mut all.0) };
+    let before = all.change_mask(libc::SIG_SETMASK);
+    let result = run();
+    before.change_mask(libc::SIG_SETMASK);
+    result
 }
 
 /// A signal that was taken from the queue.
