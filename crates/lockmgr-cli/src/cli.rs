@@ -134,7 +134,10 @@ pub(crate) struct AcquireArgs {
     /// waits for whom, and wait on (the default). fail: give up, with the same exit status as after a
     /// timeout; of several lockmgr in the circle the youngest gives up first. ignore: do not look.
     #[arg(
-        long, value_name = "warn|fail|ignore", hide_possible_values = true, default_value = "warn",
+        long,
+        value_name = "warn|fail|ignore",
+        hide_possible_values = true,
+        default_value = "warn",
         hide_default_value = true
     )]
     pub(crate) deadlock: OnDeadlock,

@@ -82,8 +82,7 @@ pub(crate) fn acquire<'a, G>(
     let short_name = what.name.clone().unwrap_or_else(|| file_name.to_string_lossy().into_owned());
     let name = what.name.unwrap_or_else(|| what.path.to_string_lossy().into_owned());
     let cancel = CancelToken::new();
-    let acquire =
-        if how.deadlock == OnDeadlock::Fail { acquire.cancel(&cancel) } else { acquire };
+    let acquire = if how.deadlock == OnDeadlock::Fail { acquire.cancel(&cancel) } else { acquire };
     let companion = Companion::start(Watch {
         path: what.path,
         name: harmless(&name),
@@ -316,9 +315,7 @@ impl Looking {
         let mut pauses = Pauses::default();
         let due = match watch.deadlock {
             OnDeadlock::Ignore => never(),
-            OnDeadlock::Warn | OnDeadlock::Fail => {
-                watch.since + pauses.next().unwrap_or_default()
-            }
+            OnDeadlock::Warn | OnDeadlock::Fail => watch.since + pauses.next().unwrap_or_default(),
         };
         Self { due, pauses, told: None, patient: false }
     }

@@ -21,9 +21,9 @@ use crate::held;
 use crate::hold::{Hold, leave_shared};
 use crate::inspect::Contention;
 use crate::mode::Mode;
+use crate::options::OnDeadlock;
 use crate::sys::file::Access;
 use crate::sys::fork;
-use crate::options::OnDeadlock;
 use crate::wait::{Limits, Stop};
 use crate::watch::Watch;
 

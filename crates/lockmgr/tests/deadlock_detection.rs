@@ -117,19 +117,19 @@ impl Circle {
 
 #[test]
 fn three_processes_over_flock_and_ofd_are_told_apart_and_let_go() {
-    let mut circle = Circle::new(&["flock", "ofd", "ofd"], |index| if index == 1 { "fail" } else { "" });
+    let mut circle =
+        Circle::new(&["flock", "ofd", "ofd"], |index| if index == 1 { "fail" } else { "" });
     let closed = circle.close();
     let error = circle.workers[1].next_line();
     let took = closed.elapsed();
     assert!(error.contains("deadlock"), "{error}");
     // Spelled out from the one who tells it, round to himself.
-    let pids: Vec<String> = [1, 2, 0, 1]
-        .iter()
-        .map(|&index| format!("pid {}", circle.workers[index].pid()))
-        .collect();
+    let pids: Vec<String> =
+        [1, 2, 0, 1].iter().map(|&index| format!("pid {}", circle.workers[index].pid())).collect();
     let mut rest = error.as_str();
     for pid in &pids {
-        let (_, after) = rest.split_once(pid.as_str()).unwrap_or_else(|| panic!("{pids:?}: {error}"));
+        let (_, after) =
+            rest.split_once(pid.as_str()).unwrap_or_else(|| panic!("{pids:?}: {error}"));
         rest = after;
     }
     for index in 0..3 {
@@ -168,7 +168,8 @@ fn if_all_want_to_fail_the_others_get_the_lock() {
 #[test]
 fn what_a_thread_holds_by_a_bound_guard_only_it_can_release() {
     // The others cannot know that, but the thread itself does.
-    let mut circle = Circle::new(&["flock", "ofd"], |index| if index == 0 { "fail thread" } else { "" });
+    let mut circle =
+        Circle::new(&["flock", "ofd"], |index| if index == 0 { "fail thread" } else { "" });
     circle.workers[1].tell("wait");
     wait_for_blocked(&circle.path(0), 1);
     circle.workers[0].tell("wait");
@@ -188,7 +189,10 @@ fn of_an_owned_guard_it_must_be_said() {
 
 /// The thread that looks for deadlocks, and how often it has gone to sleep.
 fn looks(pid: u32) -> Option<u64> {
-    threads(pid).into_iter().find(|(_, name)| name == "lockmgr-look").map(|(thread, _)| runs(pid, thread))
+    threads(pid)
+        .into_iter()
+        .find(|(_, name)| name == "lockmgr-look")
+        .map(|(thread, _)| runs(pid, thread))
 }
 
 fn threads(pid: u32) -> Vec<(u32, String)> {
@@ -202,7 +206,8 @@ fn threads(pid: u32) -> Vec<(u32, String)> {
 }
 
 fn runs(pid: u32, thread: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
     let count = |line: &str| line.rsplit('\t').next()?.parse::<u64>().ok();
     status.lines().filter(|line| line.starts_with("voluntary_ctxt")).find_map(count).unwrap_or(0)
 }
@@ -221,7 +226,8 @@ fn wait_for_looks(pid: u32, count: u64) {
 fn a_circle_that_may_yet_open_is_left_alone() {
     // An owned guard; a thread of the other one that could release; a child that has the lock, too.
     for (mine, other) in [("fail owned thread", ""), ("fail", "thread"), ("fail child", "")] {
-        let mut circle = Circle::new(&["flock", "ofd"], |index| if index == 0 { mine } else { other });
+        let mut circle =
+            Circle::new(&["flock", "ofd"], |index| if index == 0 { mine } else { other });
         circle.workers[1].tell("wait");
         wait_for_blocked(&circle.path(0), 1);
         circle.workers[0].tell("wait");

@@ -20,8 +20,7 @@ static DRAWN: AtomicBool = AtomicBool::new(false);
 pub(crate) fn width() -> Option<usize> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
     // SAFETY: `size` has room for what is written.
-    let asked =
-        unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) };
+    let asked = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) };
     // SAFETY: it was zeroed, which is a valid value, and then perhaps written by the kernel.
     let columns = unsafe { size.assume_init() }.ws_col;
     (asked == 0 && columns > 0).then(|| columns.into())

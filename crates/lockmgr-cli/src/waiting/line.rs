@@ -74,8 +74,7 @@ impl Scene {
             ..Self::default()
         };
         let is_mine = |waiter: &Waiter| waiter.pid() == Some(std::process::id());
-        let in_the_way =
-            |lock: &&Lock| lock.kind.shares_a_space_with(&kind) && !lock.is_gate();
+        let in_the_way = |lock: &&Lock| lock.kind.shares_a_space_with(&kind) && !lock.is_gate();
         // The one that the kernel has us wait for, else any.
         let waits = |lock: &&Lock| lock.waiters.iter().any(is_mine);
         let mut matters: Vec<&Lock> = locks.iter().filter(in_the_way).collect();
@@ -157,9 +156,8 @@ fn ahead(locks: &[Lock]) -> usize {
     let is_mine = |waiter: &Waiter| waiter.pid() == Some(std::process::id());
     for lock in locks {
         if let Some(place) = lock.waiters.iter().position(is_mine) {
-            let past_the_gate = || {
-                locks.iter().filter(|lock| !lock.is_gate()).map(|lock| lock.waiters.len()).sum()
-            };
+            let past_the_gate =
+                || locks.iter().filter(|lock| !lock.is_gate()).map(|lock| lock.waiters.len()).sum();
             // Whoever has the gate is before all who wait for it.
             let before: usize = if lock.is_gate() { past_the_gate() } else { 0 };
             return place + before;

@@ -346,10 +346,7 @@ impl<'t> Graph<'t> {
 }
 
 /// The way back from `start` to itself; each link has a lock, and the children that came after it.
-fn links(
-    start: u32,
-    came_by: &mut HashMap<u32, (u32, Option<&Wait<'_>>)>,
-) -> Option<Vec<Link>> {
+fn links(start: u32, came_by: &mut HashMap<u32, (u32, Option<&Wait<'_>>)>) -> Option<Vec<Link>> {
     let mut links = Vec::new();
     let mut descendants = Vec::new();
     let mut at = start;

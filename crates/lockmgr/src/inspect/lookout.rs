@@ -99,9 +99,10 @@ impl Lookout {
         const MOST: u32 = 5;
         let key = |process: &Process, thread| (process.start, process.pid, thread);
         let members = || {
-            deadlock.links.iter().filter_map(|link| {
-                Some(key(link.waiter.process.as_ref()?, link.waiter.thread))
-            })
+            deadlock
+                .links
+                .iter()
+                .filter_map(|link| Some(key(link.waiter.process.as_ref()?, link.waiter.thread)))
         };
         let (pid, thread) = (std::process::id(), Some(self.thread));
         let Some(mine) = members().find(|member| member.1 == pid && member.2 == thread) else {
@@ -168,7 +169,8 @@ fn holds_one_of(pid: u32, files: &HashSet<Inode>) -> bool {
 /// How often each thread on whom the verdict depends has gone to sleep or been put aside: the waiting
 /// one, and all of these processes except helpers. `None` when that cannot be seen.
 fn runs_of(processes: &BTreeSet<u32>, waiting: u32) -> Option<Vec<(u32, u32, String)>> {
-    let mut runs = vec![(std::process::id(), waiting, runs_of_thread(std::process::id(), waiting)?)];
+    let mut runs =
+        vec![(std::process::id(), waiting, runs_of_thread(std::process::id(), waiting)?)];
     for &pid in processes {
         let mut threads = Vec::new();
         numbers(CWD, &format!("/proc/{pid}/task"), |number| threads.push(number)).ok()?;
