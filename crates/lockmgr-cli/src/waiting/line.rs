@@ -129,25 +129,23 @@ impl Scene {
     }
 
     fn put(&self, name: &str, command: Option<&str>) -> String {
-        let mut text = format!("lockmgr: waiting {} for {name}", whole_seconds(self.waited));
-        if !self.before.is_empty() {
-            text.push_str(", ");
-            text.push_str(self.before);
-        }
-        if let Some(holder) = &self.holder {
-            text.push_str(&format!(" pid {}", holder.pid));
-            if let Some(command) = command {
-                text.push_str(&format!(" ({command}, {})", holder.user));
+        let waited = whole_seconds(self.waited);
+        let before =
+            if self.before.is_empty() { String::new() } else { format!(", {}", self.before) };
+        let holder = match (&self.holder, command) {
+            (Some(Seen { pid, user, .. }), Some(command)) => {
+                format!(" pid {pid} ({command}, {user})")
             }
-        }
-        text.push_str(&self.after);
-        if self.ahead > 0 {
-            text.push_str(&format!(", {} ahead", self.ahead));
-        }
-        if let Some(left) = self.left {
-            text.push_str(&format!(", gives up in {}", whole_seconds(left)));
-        }
-        harmless(&text)
+            (Some(Seen { pid, .. }), None) => format!(" pid {pid}"),
+            (None, _) => String::new(),
+        };
+        let after = &self.after;
+        let ahead = if self.ahead > 0 { format!(", {} ahead", self.ahead) } else { String::new() };
+        let left = self.left.map(|left| format!(", gives up in {}", whole_seconds(left)));
+        let left = left.unwrap_or_default();
+        harmless(&format!(
+            "lockmgr: waiting {waited} for {name}{before}{holder}{after}{ahead}{left}"
+        ))
     }
 }
 

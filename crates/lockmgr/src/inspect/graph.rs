@@ -11,6 +11,7 @@
 //! them has set, or a signal, still can end it.) Any other cycle is *possible*: somebody on it, or
 //! somebody with a copy of a descriptor, may yet let go.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::fs;
@@ -195,11 +196,8 @@ impl<'t> Graph<'t> {
         let mut open: Vec<u32> =
             graph.waits.values().flatten().flat_map(|wait| wait.owners.iter().copied()).collect();
         while let Some(pid) = open.pop() {
-            if !graph.states.contains_key(&pid) {
-                let state = State::look(pid);
-                // Of the children of all those who may be moving nothing can be concluded.
-                open.extend(state.awaited_children());
-                graph.states.insert(pid, state);
+            if let Entry::Vacant(place) = graph.states.entry(pid) {
+                place.insert(State::look(pid));
                 open.extend(graph.successors(pid));
             }
         }
