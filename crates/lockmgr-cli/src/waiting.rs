@@ -23,7 +23,7 @@ use lockmgr::{Acquire, CancelToken, Error, Mechanism};
 use crate::cli::{AcquireArgs, OnDeadlock, Wait};
 use crate::exit::{Failure, Status};
 use crate::say::{harmless, say};
-use crate::sys::signals::with_all_blocked;
+use crate::sys::signals::{Internal, with_all_blocked};
 use crate::sys::terminal::{self, StatusLine};
 
 use line::{PlainPauses, Scene};
@@ -107,6 +107,7 @@ pub(crate) fn acquire<'a, G>(
 
 /// The second thread, seen from the first.
 struct Companion {
+    internal: Internal,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
@@ -143,8 +144,9 @@ impl Companion {
         let shared = Arc::clone(&watch.shared);
         // Whoever looks for deadlocks knows by the name that this thread holds up nobody.
         let thread = thread::Builder::new().name("lockmgr-line".into()).stack_size(512 * 1024);
+        let internal = Internal::note();
         let thread = with_all_blocked(|| thread.spawn(move || watch.run())).ok()?;
-        Some(Self { shared, thread })
+        Some(Self { internal, shared, thread })
     }
 
     /// Ends the thread; returns why it has ended the wait, if it has.
@@ -162,6 +164,7 @@ impl Companion {
         if gone {
             // What it may have panicked about has been said.
             drop(self.thread.join());
+            self.internal.restore();
         }
         found
     }

@@ -229,7 +229,7 @@ mod tests {
         }
         assert_eq!(
             scene().fitting(110),
-            "lockmgr: waiting 12s for backup.lock, held by pid 4242 (rsync -a --delete /sr…, root), \
+            "lockmgr: waiting 12s for backup.lock, held by pid 4242 (rsync -a --delet…, root), \
              2 ahead, gives up in 1m15s"
         );
         assert_eq!(scene().fitting(40), "lockmgr: waiting 12s for backup.lock,…");
