@@ -127,7 +127,24 @@ pub(crate) struct AcquireArgs {
     /// The bytes need not exist.
     #[arg(long, value_name = "START[+LEN]", value_parser = values::range)]
     pub(crate) range: Option<Range>,
+    /// What to do when the wait turns out to be part of a deadlock
+    ///
+    /// Processes that wait for each other in a circle never go on by themselves. Looked for after the
+    /// first second of waiting and then at growing intervals; only what is certain counts. warn: say who
+    /// waits for whom, and wait on (the default). fail: give up, with the same exit status as after a
+    /// timeout; of several lockmgr in the circle the youngest gives up first. ignore: do not look.
+    #[arg(
+        long,
+        value_name = "warn|fail|ignore",
+        hide_possible_values = true,
+        default_value = "warn",
+        hide_default_value = true
+    )]
+    pub(crate) deadlock: OnDeadlock,
     /// Print no messages of lockmgr's own
+    ///
+    /// Not the line either that says whom a wait is for: on a terminal after half a second, elsewhere
+    /// after 10 seconds and then at growing intervals.
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Say on standard error how long the lock was waited for and held
@@ -149,6 +166,14 @@ impl AcquireArgs {
             Some(limit) => Wait::For(limit),
         }
     }
+}
+
+/// What to do about a deadlock.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnDeadlock {
+    Warn,
+    Fail,
+    Ignore,
 }
 
 /// How long to wait for a busy lock.

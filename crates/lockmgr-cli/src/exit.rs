@@ -10,7 +10,7 @@
 //! | 70 | a defect in lockmgr itself |
 //! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock |
 //! | 74 | any other failure of the system |
-//! | 75, or what `-E` says | the lock was busy, or did not get free in time |
+//! | 75, or what `-E` says | the lock was busy, did not get free in time, or never would (`--deadlock=fail`) |
 //! | 126 | the command was found, and cannot be executed |
 //! | 127 | the command was not found |
 //!

@@ -6,6 +6,7 @@
 //!
 //! - `cli`: the words as they were typed; `duration`: one kind of them
 //! - `run`: what they mean; acquire, run, release, report
+//! - `waiting`: what is said and looked for while the lock is busy
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
 //! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
 //! - `exit`: every exit status; `say`: every message
@@ -13,8 +14,8 @@
 //!
 //! Start-up is the price that a shell loop pays, so it is kept low where it was found to matter: the
 //! unwinder is linked statically (`build.rs`), Rust's runtime is not started (`main.rs`), a subcommand
-//! parses with its own options only (`cli::parse`), and the child is not forked (`sys::spawn`). There
-//! are no threads, no signal handlers, and nothing is looked up before it is needed.
+//! parses with its own options only (`cli::parse`), and the child is not forked (`sys::spawn`). A
+//! lock that is free costs no thread and no signal handler, and nothing is looked up for it.
 
 pub mod cli;
 
@@ -26,6 +27,7 @@ mod lock_fd;
 mod run;
 mod say;
 mod sys;
+mod waiting;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};

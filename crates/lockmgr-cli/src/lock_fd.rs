@@ -8,15 +8,16 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use lockmgr::{Error, FileLock, Mechanism, Mode, OwnedFileLockGuard};
+use lockmgr::{Acquire, Error, FileLock, Mechanism, Mode, OwnedFileLockGuard};
 
-use crate::cli::{AcquireArgs, LockArgs, UnlockArgs, Wait};
+use crate::cli::{LockArgs, UnlockArgs};
 use crate::duration::show;
 use crate::exit::{self, Failure, Status};
 use crate::run::{check_mechanism, free_a_signal};
 use crate::say::say;
 use crate::sys;
 use crate::sys::signals::Unignored;
+use crate::waiting::{self, Awaited};
 use crate::{finish, printable};
 
 pub(crate) fn lock(args: &LockArgs) -> Status {
@@ -40,13 +41,18 @@ fn try_lock(args: &LockArgs) -> Result<Status, Failure> {
     let handle = options.from_file(opened(args.fd)?).map_err(failed)?;
     free_a_signal(how, &mut Unignored::default());
     let was_shared = holds_shared(args.fd)?;
-    let guard = attempt(&handle, how).map_err(|error| {
-        let mut failure = failed(error);
-        if was_shared && !keep_shared(&handle) {
-            failure.line.push_str("; the shared lock that the descriptor had is lost");
-        }
-        failure
-    })?;
+    let what =
+        Awaited { path: format!("/proc/self/fd/{}", args.fd).into(), name: Some(name_of(args.fd)) };
+    let guard =
+        waiting::acquire(how, what, handle.acquire(), Acquire::try_now_owned, Acquire::wait_owned)
+            .map_err(|refused| {
+                let of_lock = |error: &Error, busy| on_descriptor(args.fd, error, busy);
+                let mut failure = refused.failure(how, of_lock);
+                if was_shared && !keep_shared(&handle) {
+                    failure.line.push_str("; the shared lock that the descriptor had is lost");
+                }
+                failure
+            })?;
     if is_deleted(guard.file()) {
         // Others come by the path, and lock another file.
         return Err(Failure::new(
@@ -83,15 +89,6 @@ fn keep_shared(handle: &FileLock) -> bool {
 /// Whether the file has no name any more. (That it has been given another name cannot be seen.)
 fn is_deleted(file: &File) -> bool {
     file.metadata().is_ok_and(|status| status.is_file() && status.nlink() == 0)
-}
-
-fn attempt(handle: &FileLock, how: &AcquireArgs) -> lockmgr::Result<OwnedFileLockGuard> {
-    let acquire = handle.acquire().mode(how.mode());
-    match how.wait() {
-        Wait::Not => acquire.try_now_owned(),
-        Wait::For(limit) => acquire.timeout(limit).wait_owned(),
-        Wait::Forever => acquire.wait_owned(),
-    }
 }
 
 pub(crate) fn unlock(args: &UnlockArgs) -> Status {

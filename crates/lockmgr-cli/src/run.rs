@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::io;
 use std::mem;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Instant;
 
 use lockmgr::name::{self, Scope};
@@ -21,12 +22,13 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, WaitStatus};
 
 use crate::child::{self, Trouble};
-use crate::cli::{AcquireArgs, RunArgs, Wait};
+use crate::cli::{AcquireArgs, OnDeadlock, RunArgs, Wait};
 use crate::duration::show;
 use crate::exit::{self, Failure, Status};
 use crate::say::say;
 use crate::sys::signals::{self, Unignored};
 use crate::sys::spawn::{self, Argv};
+use crate::waiting::{self, Awaited};
 use crate::{command, finish, printable};
 
 pub(crate) fn run(args: RunArgs) -> Status {
@@ -41,8 +43,9 @@ fn try_run(mut args: RunArgs) -> Result<Status, Failure> {
     let program = Argv::new(words);
     let mut ignored = Unignored::default();
     free_a_signal(&how, &mut ignored);
-    let guard = attempt(lock.acquire(), &how)
-        .map_err(|error| Failure::of_lock(&error, how.busy_exit_code))?;
+    let what = Awaited { path: lock.path().map(Path::to_path_buf).unwrap_or_default(), name: None };
+    let guard = waiting::acquire(&how, what, lock.acquire(), Acquire::try_now, Acquire::wait)
+        .map_err(|refused| refused.failure(&how, Failure::of_lock))?;
     tell_wait(&how, &guard);
     if note.is_some() {
         tell_if_not_kept(&how, &guard);
@@ -101,21 +104,11 @@ pub(crate) fn check_mechanism(how: &AcquireArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A deadline interrupts the wait by a real-time signal that nobody uses. Some daemons start their
+/// A deadline (or the end of a deadlock) interrupts the wait by a real-time signal that nobody uses. Some daemons start their
 /// children with every signal ignored; then this one is taken back.
 pub(crate) fn free_a_signal(how: &AcquireArgs, ignored: &mut Unignored) {
-    if matches!(how.wait(), Wait::For(_)) {
+    if matches!(how.wait(), Wait::For(_)) || how.deadlock == OnDeadlock::Fail {
         ignored.take(libc::SIGRTMAX());
-    }
-}
-
-/// One acquisition, as the options want it.
-fn attempt<'a>(acquire: Acquire<'a>, how: &AcquireArgs) -> lockmgr::Result<FileLockGuard<'a>> {
-    let acquire = acquire.mode(how.mode());
-    match how.wait() {
-        Wait::Not => acquire.try_now(),
-        Wait::For(limit) => acquire.timeout(limit).wait(),
-        Wait::Forever => acquire.wait(),
     }
 }
 

@@ -11,6 +11,15 @@ use std::io::{self, Write};
 pub(crate) fn say(line: &str) {
     let mut text = String::with_capacity(line.len() + 10);
     text.push_str("lockmgr: ");
+    text.push_str(&harmless(line));
+    text.push('\n');
+    // When nobody can be told, there is nobody to tell.
+    drop(io::stderr().write_all(text.as_bytes()));
+}
+
+/// The text on one line, with nothing in it that a terminal obeys.
+pub(crate) fn harmless(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
     for character in line.chars() {
         if is_safe(character) {
             text.push(character);
@@ -18,9 +27,7 @@ pub(crate) fn say(line: &str) {
             text.extend(character.escape_default());
         }
     }
-    text.push('\n');
-    // When nobody can be told, there is nobody to tell.
-    drop(io::stderr().write_all(text.as_bytes()));
+    text
 }
 
 /// Control characters drive terminals; the directional ones make a line read as another.

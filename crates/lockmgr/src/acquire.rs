@@ -8,6 +8,7 @@
 //! 4. Otherwise, unless this thread itself is in the way, it sleeps in the kernel's call; on a fair
 //!    handle first in the one for the gate.
 
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use crate::cancel::CancelToken;
@@ -54,11 +55,13 @@ pub(crate) struct Request {
     pub(crate) mode: Mode,
     pub(crate) when: When,
     pub(crate) tokens: Vec<CancelToken>,
+    /// Descriptors of holds that last as long as the wait.
+    pub(crate) kept: Vec<u32>,
 }
 
 impl Request {
     pub(crate) fn new(mode: Mode, when: When) -> Self {
-        Self { mode, when, tokens: Vec::new() }
+        Self { mode, when, tokens: Vec::new(), kept: Vec::new() }
     }
 
     pub(crate) fn operation(&self) -> &'static str {
@@ -76,7 +79,13 @@ impl Request {
     }
 
     pub(crate) fn limits(&self) -> Limits<'_> {
-        Limits { deadline: self.when.deadline(), tokens: &self.tokens, on_grant: None }
+        Limits {
+            deadline: self.when.deadline(),
+            tokens: &self.tokens,
+            on_grant: None,
+            kept: &self.kept,
+            watch: None,
+        }
     }
 
     /// Acquires, asleep if need be. `bound` holds cannot leave the calling thread.
@@ -160,7 +169,7 @@ impl Request {
 
     fn own_thread(&self, lock: &FileLock) -> Error {
         let path = lock.handle().path();
-        Error::Deadlock { path, operation: self.operation(), own_thread: true }
+        Error::Deadlock { path, operation: self.operation(), own_thread: true, cycle: None }
     }
 
     pub(crate) fn busy(&self, lock: &FileLock) -> Error {
@@ -240,11 +249,22 @@ impl<'a> Acquire<'a> {
         self
     }
 
+    /// Promises that this guard is kept until the acquisition has ended.
+    ///
+    /// Only for [`OnDeadlock::Fail`](crate::OnDeadlock::Fail), which fails for what is certain: an owned
+    /// guard could be dropped by any thread or task at any time, so a circle through it is never
+    /// certain unless this is said. (Guards that cannot leave the waiting thread need no promise.) If the
+    /// promise is broken, the acquisition may fail though it would have been granted.
+    pub fn while_holding(mut self, guard: &OwnedFileLockGuard) -> Self {
+        self.request.kept.push(guard.file().as_raw_fd().unsigned_abs());
+        self
+    }
+
     /// Sleeps until the lock is held, with a guard that cannot leave this thread and its caller.
     ///
     /// # Errors
     /// [`Error::TimedOut`], [`Error::Cancelled`], [`Error::Deadlock`] if this thread holds the lock
-    /// already, and whatever opening the file may meet.
+    /// already or is part of a deadlock that was to be looked for, and whatever opening the file may meet.
     pub fn wait(self) -> Result<FileLockGuard<'a>> {
         self.request.run(self.lock, true).map(FileLockGuard::new)
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::inspect::{Contention, Holder};
+use crate::inspect::{Contention, Deadlock, Holder};
 use crate::mode::{Mechanism, Mode};
 use crate::printable::Printable;
 
@@ -51,8 +51,9 @@ pub enum Error {
         /// The verb that was tried.
         operation: &'static str,
     },
-    /// The wait would never end: the calling thread holds the lock itself, or the kernel found a
-    /// cycle of processes. Kind: `Deadlock`.
+    /// The wait would never end: the calling thread holds the lock itself, or it is part of a circle of
+    /// processes that wait for each other, found by the kernel (`posix`) or by us
+    /// ([`OnDeadlock::Fail`](crate::OnDeadlock::Fail)). Kind: `Deadlock`.
     #[non_exhaustive]
     Deadlock {
         /// The lock file.
@@ -61,6 +62,8 @@ pub enum Error {
         operation: &'static str,
         /// Whether the calling thread itself is the holder.
         own_thread: bool,
+        /// The circle, where it is known.
+        cycle: Option<Box<Deadlock>>,
     },
     /// A FIFO, socket, device or symbolic link, or a directory where that cannot work.
     /// Kind: `InvalidInput`.
@@ -308,7 +311,7 @@ impl Error {
         error: Errno,
     ) -> Self {
         match error {
-            Errno::DEADLK => Error::Deadlock { path, operation, own_thread: false },
+            Errno::DEADLK => Error::Deadlock { path, operation, own_thread: false, cycle: None },
             Errno::BADF => Error::Permission {
                 path,
                 operation,
@@ -368,6 +371,11 @@ impl fmt::Display for Error {
                 f,
                 "{shown}: this thread holds the lock already and would wait for itself; \
                  release it first, or make the handle re-entrant"
+            ),
+            Error::Deadlock { cycle: Some(cycle), .. } => write!(
+                f,
+                "{shown}: the wait would never end, for this is a deadlock: {cycle}; \
+                 release what you hold and try again"
             ),
             Error::Deadlock { own_thread: false, .. } => write!(
                 f,

@@ -255,11 +255,19 @@ impl Job {
         let mut tokens = request.tokens.clone();
         tokens.push(job.abandoned.clone());
         let (deadline, operation) = (request.when.deadline(), request.operation());
+        let kept = request.kept.clone();
         let result = Arc::clone(&job);
         let quiet = AllBlocked::new();
         thread::Builder::new().name("lockmgr-wait".into()).stack_size(STACK).spawn(move || {
             let nudge = || result.nudge();
-            let limits = Limits { deadline, tokens: &tokens, on_grant: Some(&nudge) };
+            let on_grant: &dyn Fn() = &nudge;
+            let limits = Limits {
+                deadline,
+                tokens: &tokens,
+                on_grant: Some(on_grant),
+                kept: &kept,
+                watch: None,
+            };
             let outcome = turn.sleep(operation, limits).map(|()| {
                 turn.settle(false, since.map(|since| since.elapsed()).unwrap_or_default())
             });

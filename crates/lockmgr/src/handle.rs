@@ -245,6 +245,7 @@ pub(crate) fn stopped(
     match stop {
         Stop::TimedOut => Error::TimedOut { path, operation, contention: contention() },
         Stop::Cancelled => Error::Cancelled { path, operation },
+        Stop::Deadlock => Error::Deadlock { path, operation, own_thread: false, cycle: None },
         Stop::NoAlarm => Error::unsupported(
             path,
             operation,

@@ -6,6 +6,7 @@
 //! by their generation and mean nothing.
 
 use std::cell::RefCell;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use crate::description::Description;
@@ -28,6 +29,8 @@ struct Entry {
     description: u64,
     generation: u32,
     held: Held,
+    /// Through which the kernel knows it.
+    descriptor: u32,
     /// Guards that share the hold: more than one only for re-entrant handles.
     guards: usize,
     /// For the next guard of a re-entrant handle.
@@ -65,6 +68,7 @@ pub(crate) fn add(handle: &Handle, description: &Arc<Description>, mode: Mode, g
             description: id,
             generation,
             held: Held { identity, mechanism, range, mode },
+            descriptor: description.file().as_fd().as_raw_fd().unsigned_abs(),
             guards: 1,
             again: handle.settings.reentrant.then(|| Arc::clone(description)),
         });
@@ -123,6 +127,11 @@ pub(crate) fn mode_through(handle: u64) -> Option<Mode> {
 /// Returns whether this thread holds nothing at all.
 pub(crate) fn is_nothing() -> bool {
     with(|list| list.is_empty()).unwrap_or(true)
+}
+
+/// The descriptors of everything that this thread holds.
+pub(crate) fn descriptors() -> Vec<u32> {
+    with(|list| list.iter().map(|entry| entry.descriptor).collect()).unwrap_or_default()
 }
 
 /// Returns in which mode this thread holds what such a lock would meet: exclusive if any of it is.

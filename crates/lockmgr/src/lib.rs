@@ -94,6 +94,7 @@ mod timekeeper;
 mod turn;
 mod visit;
 mod wait;
+mod watch;
 
 pub use acquire::Acquire;
 pub use cancel::CancelToken;
@@ -104,4 +105,4 @@ pub use guard::{FileLockGuard, OwnedFileLockGuard};
 pub use lock_mgr::LockMgr;
 pub use lock_set::{AcquireSet, AcquireSetFuture, LockSet, LockSetGuard, OwnedLockSetGuard};
 pub use mode::{Mechanism, Mode, Range};
-pub use options::FileLockOptions;
+pub use options::{FileLockOptions, OnDeadlock};

@@ -33,6 +33,38 @@ pub struct FileLockOptions {
     settings: Settings,
 }
 
+/// What to do about a deadlock: processes that wait for each other in a circle, so that none of them
+/// will ever go on.
+///
+/// The kernel finds those of `posix` locks by itself, and those of `flock` and `ofd` locks never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnDeadlock {
+    /// Wait on: somebody else may end it, or a deadline.
+    #[default]
+    Ignore,
+    /// Give the wait up, with an [`Error::Deadlock`] that spells the circle out.
+    ///
+    /// A second thread, one for the whole process, looks after the first second of waiting and then
+    /// after 1, 2, 4, 8, 16 and every 30 seconds. The wait is not interrupted for it, and keeps its
+    /// place in the kernel's queue. A look costs microseconds while nobody is blocked by what this
+    /// process holds, and else as much as
+    /// [`LockTable::snapshot`](crate::inspect::LockTable::snapshot).
+    ///
+    /// Only a *certain* deadlock ends the wait: everybody who could release one of the locks is blocked
+    /// in the circle himself, as far as his threads may be looked at. Of this process that is known for
+    /// what the waiting thread holds by guards that cannot leave it. Owned guards could be dropped by
+    /// anybody; [`Acquire::while_holding`](crate::Acquire::while_holding) says that they are not, and
+    /// awaited acquisitions need that.
+    ///
+    /// Of several that find the same circle, the youngest process gives up at once, the others look
+    /// again after 200 ms and more; see [`Lookout::patience`](crate::inspect::Lookout::patience).
+    ///
+    /// Waits for one's turn at a handle that threads share happen inside the process, are not looked at,
+    /// and do not show in the circle.
+    Fail,
+}
+
 /// The options as they mean it.
 #[derive(Clone, Debug)]
 #[expect(
@@ -49,6 +81,7 @@ pub(crate) struct Settings {
     pub(crate) remove_on_release: bool,
     pub(crate) reentrant: bool,
     pub(crate) fairness: Fairness,
+    pub(crate) deadlock: OnDeadlock,
     /// What exclusive holders write into the lock file. One allocation, so that the rest of the
     /// settings stays as cheap to pass on as it is without.
     pub(crate) record: Option<Arc<Wanted>>,
@@ -76,6 +109,7 @@ impl Default for Settings {
             reentrant: false,
             fairness: Fairness::Off,
             record: None,
+            deadlock: OnDeadlock::Ignore,
         }
     }
 }
@@ -269,6 +303,13 @@ impl FileLockOptions {
 
     fn wanted(&mut self) -> &mut Wanted {
         Arc::make_mut(self.settings.record.get_or_insert_default())
+    }
+
+    /// What to do when a wait turns out to be part of a deadlock; [`OnDeadlock::Ignore`] unless said
+    /// otherwise.
+    pub fn deadlock(mut self, what: OnDeadlock) -> Self {
+        self.settings.deadlock = what;
+        self
     }
 
     /// Opens the lock file now, creating it if that is allowed.

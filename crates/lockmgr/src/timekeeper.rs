@@ -2,7 +2,8 @@
 //!
 //! A thread that queues sleeps on a condition variable with a timeout; a task has no clock of its
 //! own, and no runtime may be assumed. One thread serves all of them. It runs only while there is a
-//! deadline to keep, and ends with the last.
+//! deadline to keep, and ends with the last. A second one of the same kind looks for deadlocks, which
+//! takes longer than a deadline may wait.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,9 @@ use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 use crate::sys::signal::AllBlocked;
 
 static TIMEKEEPER: PerProcess<Timekeeper> = PerProcess::new(FIRST_GENERATION, Timekeeper::new());
+
+/// For what takes its time.
+static LOOKS: PerProcess<Timekeeper> = PerProcess::new(FIRST_GENERATION, Timekeeper::new());
 
 /// When, and a number that tells apart what is due at the same time.
 type Key = (Instant, u64);
@@ -77,14 +81,27 @@ pub(crate) struct Reminder {
 
 /// Interrupts the waiter once the deadline has come.
 pub(crate) fn remind(deadline: Instant, waiter: Arc<dyn Interrupt>) -> io::Result<Reminder> {
-    let timekeeper = TIMEKEEPER.get();
+    remind_by(TIMEKEEPER.get(), "lockmgr-time", deadline, waiter)
+}
+
+/// Has a look taken, by a thread that has no deadlines to keep.
+pub(crate) fn look_at(time: Instant, looker: Arc<dyn Interrupt>) -> io::Result<Reminder> {
+    remind_by(LOOKS.get(), "lockmgr-look", time, looker)
+}
+
+fn remind_by(
+    timekeeper: &'static Timekeeper,
+    name: &str,
+    deadline: Instant,
+    waiter: Arc<dyn Interrupt>,
+) -> io::Result<Reminder> {
     let mut schedule = timekeeper.schedule();
     let key = (deadline, schedule.next);
     schedule.next += 1;
     if !schedule.running {
         let quiet = AllBlocked::new();
         thread::Builder::new()
-            .name("lockmgr-time".into())
+            .name(name.into())
             .stack_size(256 * 1024)
             .spawn(|| timekeeper.run())?;
         drop(quiet);

@@ -25,10 +25,11 @@ use crate::held;
 use crate::hold::{Hold, leave_shared};
 use crate::inspect::Contention;
 use crate::mode::Mode;
-use crate::options::Fairness;
+use crate::options::{Fairness, OnDeadlock};
 use crate::sys::file::Access;
 use crate::sys::fork;
 use crate::wait::{Limits, Stop};
+use crate::watch::Watch;
 
 /// The right to ask the kernel on behalf of a handle.
 pub(crate) struct Turn {
@@ -159,6 +160,20 @@ impl Turn {
 
     /// Asks for the lock and sleeps until it is granted. Begin with an attempt.
     pub(crate) fn sleep(&mut self, operation: &'static str, limits: Limits<'_>) -> Result<()> {
+        let watch = match self.handle().settings.deadlock {
+            OnDeadlock::Ignore => None,
+            OnDeadlock::Fail => Some(Watch::of_this_thread(limits.kept)),
+        };
+        let limits = Limits { watch: watch.as_ref(), ..limits };
+        self.sleep_within(operation, limits).map_err(|error| match (error, watch) {
+            (Error::Deadlock { path, operation, own_thread, cycle: None }, Some(watch)) => {
+                Error::Deadlock { path, operation, own_thread, cycle: watch.found() }
+            }
+            (error, _) => error,
+        })
+    }
+
+    fn sleep_within(&mut self, operation: &'static str, limits: Limits<'_>) -> Result<()> {
         loop {
             match self.attempt(operation, true)? {
                 Attempt::Granted => return Ok(()),
@@ -192,7 +207,7 @@ impl Turn {
 
     fn sleep_out_lease(&self, access: Access, limits: Limits<'_>) -> Result<(), Stop> {
         let Some(place) = &self.handle().place else { return Ok(()) };
-        let limits = Limits { on_grant: None, ..limits };
+        let limits = Limits { on_grant: None, watch: None, ..limits };
         match sleep_out_lease(place, self.handle().settings.follow_symlinks, access, limits) {
             // The file has gone, or there is no /proc to open it by. Opening anew will tell, but
             // not in a tight loop.

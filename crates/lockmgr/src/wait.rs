@@ -1,10 +1,10 @@
 //! The interruptible kernel wait: sleep in one system call until it is done, the deadline has
-//! passed, or somebody cancels.
+//! passed, somebody cancels, or it turns out to be a deadlock.
 //!
 //! Protocol:
 //! 1. Without a deadline and without a token the call is simply made; foreign signals resume it.
-//! 2. Otherwise an alarm is set for this thread ([`Alarm`]), which from the deadline on interrupts
-//!    the call until we have noticed, and the alarm's trigger is entered into every token.
+//! 2. Otherwise (or with a watch for deadlocks) an alarm is set for this thread ([`Alarm`]), which from the deadline on interrupts
+//!    the call until we have noticed, and the alarm's trigger is entered into every token and the watch.
 //! 3. Only then the flags are looked at, and the call is made; after `EINTR` from 3 again.
 //!
 //! A deadline that passes between the look and the call is not missed, because the alarm repeats.
@@ -12,12 +12,14 @@
 //! interrupts the call for any other reason: a waiter that is interrupted loses its place in the
 //! kernel's queue.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
 
 use crate::cancel::{CancelToken, Interrupt};
 use crate::sys::alarm::{Alarm, Trigger};
+use crate::watch::Watch;
 
 /// What ends a wait besides success.
 #[derive(Clone, Copy)]
@@ -26,6 +28,10 @@ pub(crate) struct Limits<'a> {
     pub(crate) tokens: &'a [CancelToken],
     /// Called as soon as the kernel has granted the lock, before anything is tidied up.
     pub(crate) on_grant: Option<&'a dyn Fn()>,
+    /// Descriptors of holds that are promised to last as long as the wait.
+    pub(crate) kept: &'a [u32],
+    /// Looks for a deadlock meanwhile.
+    pub(crate) watch: Option<&'a Arc<Watch>>,
 }
 
 /// Why a wait ended without success.
@@ -33,6 +39,8 @@ pub(crate) struct Limits<'a> {
 pub(crate) enum Stop {
     TimedOut,
     Cancelled,
+    /// The wait is part of a deadlock, which the watch can tell.
+    Deadlock,
     /// Nothing can be had that would end the sleep in time, so it was not begun.
     NoAlarm,
     Os(Errno),
@@ -43,6 +51,8 @@ impl Limits<'_> {
     pub(crate) fn check(&self) -> Result<(), Stop> {
         if self.tokens.iter().any(CancelToken::is_cancelled) {
             Err(Stop::Cancelled)
+        } else if self.watch.is_some_and(|watch| watch.has_found()) {
+            Err(Stop::Deadlock)
         } else if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             Err(Stop::TimedOut)
         } else {
@@ -62,7 +72,7 @@ pub(crate) fn interruptible(
     limits: Limits<'_>,
     mut call: impl FnMut() -> Result<(), Errno>,
 ) -> Result<(), Stop> {
-    if limits.deadline.is_none() && limits.tokens.is_empty() {
+    if limits.deadline.is_none() && limits.tokens.is_empty() && limits.watch.is_none() {
         loop {
             match call() {
                 Err(Errno::INTR) => {}
@@ -74,6 +84,7 @@ pub(crate) fn interruptible(
     let alarm = Alarm::set(limits.deadline).map_err(|_| Stop::NoAlarm)?;
     // Left before the alarm is dropped, though even a late trigger would do no harm.
     let _entries: Vec<_> = limits.tokens.iter().map(|token| token.enter(alarm.trigger())).collect();
+    let _watching = limits.watch.map(|watch| watch.begin(alarm.trigger()));
     loop {
         limits.check()?;
         match call() {

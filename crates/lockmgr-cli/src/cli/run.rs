@@ -106,8 +106,8 @@ Examples:
 
 Exit status:
   the command's; 128+N when signal N ended it; 126 and 127 when it cannot be executed or is
-  not found; 75 (or -E) busy or timed out; 64 wrong usage; 73 the lock file cannot be opened
-  or created; 74 another failure of the system
+  not found; 75 (or -E) busy, timed out, or --deadlock=fail; 64 wrong usage; 73 the lock file
+  cannot be opened or created; 74 another failure of the system
 
 A LOCK with a slash in it, and . and .., are paths. A path that is a symbolic link is refused: name
 its target.

@@ -9,3 +9,4 @@ pub(crate) mod fd;
 pub(crate) mod group;
 pub(crate) mod signals;
 pub(crate) mod spawn;
+pub(crate) mod terminal;

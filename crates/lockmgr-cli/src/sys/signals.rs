@@ -41,7 +41,7 @@ impl SignalSet {
     /// Returns the mask from before.
     fn change_mask(&self, how: i32) -> SignalSet {
         let mut before = SignalSet::of(&[]);
-        // SAFETY: both sets are initialised; `how` is one of the two above. It cannot fail then.
+        // SAFETY: both sets are initialised; `how` is one of the three. It cannot fail then.
         unsafe { libc::pthread_sigmask(how, &raw const self.0, &raw mut before.0) };
         before
     }
@@ -53,6 +53,56 @@ pub(crate) fn block(signals: &[Signal]) -> SignalSet {
     let fresh: Vec<Signal> =
         signals.iter().copied().filter(|&signal| !before.contains(signal)).collect();
     SignalSet::of(&fresh)
+}
+
+/// Runs something with all signals blocked: threads that it starts take none of them.
+pub(crate) fn with_all_blocked<T>(run: impl FnOnce() -> T) -> T {
+    let mut all = SignalSet::of(&[]);
+    // SAFETY: it only writes to the set it is given.
+    unsafe { libc::sigfillset(&raw mut all.0) };
+    let before = all.change_mask(libc::SIG_SETMASK);
+    let result = run();
+    before.change_mask(libc::SIG_SETMASK);
+    result
+}
+
+/// What is done about the signals that the C library uses for threads. It installs handlers for them
+/// when the first thread is started, and does not let them be looked at or changed.
+pub(crate) struct Internal {
+    actions: Vec<(i32, KernelAction)>,
+}
+
+/// The kernel's own structure, of which nothing need be known but that it is not larger than this.
+type KernelAction = [u64; 8];
+
+/// 32 and 33 with glibc, 34 with musl as well.
+const INTERNAL: std::ops::RangeInclusive<i32> = 32..=34;
+
+impl Internal {
+    /// Notes it, for [`restore`](Self::restore). To be called before a thread is started.
+    pub(crate) fn note() -> Self {
+        let known = |signal| {
+            let mut action = KernelAction::default();
+            change_internal(signal, ptr::null(), &raw mut action).then_some((signal, action))
+        };
+        Self { actions: INTERNAL.filter_map(known).collect() }
+    }
+
+    /// Puts it back, when the threads have ended: the command is to inherit what was inherited.
+    pub(crate) fn restore(&self) {
+        for (signal, action) in &self.actions {
+            change_internal(*signal, ptr::from_ref(action), ptr::null_mut());
+        }
+    }
+}
+
+/// # References
+/// `rt_sigaction(2)`
+fn change_internal(signal: i32, new: *const KernelAction, old: *mut KernelAction) -> bool {
+    const SIZE_OF_SET: usize =
+        if cfg!(any(target_arch = "mips", target_arch = "mips64")) { 16 } else { 8 };
+    // SAFETY: each pointer is null or valid for the call; what is set was read by the same call.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SIZE_OF_SET) == 0 }
 }
 
 /// A signal that was taken from the queue.

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod daemon_left_behind;
+mod deadlocks;
 mod exit_codes;
 mod fd_forms;
 mod hold_tree;
@@ -16,3 +17,4 @@ mod sigkill_of_lockmgr;
 mod signals;
 mod support;
 mod terminal;
+mod waiting_line;

@@ -11,6 +11,7 @@
 //! them has set, or a signal, still can end it.) Any other cycle is *possible*: somebody on it, or
 //! somebody with a copy of a descriptor, may yet let go.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::fs;
@@ -24,14 +25,16 @@ use super::scan::numbers;
 use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing, Waiter};
 
 /// Processes that wait for each other in a circle.
+///
+/// Displays as one line, which spells the circle out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Deadlock {
     /// Nobody who could let go of one of the locks can do so any more. Otherwise the circle may yet be
     /// left by somebody who is not blocked, or who could not be looked at.
     pub certain: bool,
-    /// The circle: each one waits for a lock that the next one holds, and the last one for one of the
-    /// first.
+    /// The circle: each one waits for a lock that the next one holds, or an ancestor that waits for the
+    /// next one's end, and the last one for one of the first.
     pub links: Vec<Link>,
 }
 
@@ -51,8 +54,11 @@ pub struct Link {
     pub mode: Mode,
     /// Its bytes.
     pub range: Range,
-    /// Who holds it, the waiter of the next link.
+    /// Who holds it: the waiter of the next link, unless there are `descendants`.
     pub holder: Process,
+    /// Where the holder waits for the end of a child: that child, and so on down to the waiter of the
+    /// next link. A shell, a supervisor and `sudo` stand between a lock and a waiter like this.
+    pub descendants: Vec<Process>,
 }
 
 impl fmt::Display for Deadlock {
@@ -72,8 +78,15 @@ impl fmt::Display for Deadlock {
                 None => write!(f, "inode {}", link.inode)?,
             }
             write!(f, ", held by pid {}", link.holder.pid)?;
-            if index + 1 < self.links.len() {
+            let last = index + 1 == self.links.len();
+            if !last || !link.descendants.is_empty() {
                 write!(f, " ({})", link.holder.command_line(WIDTH))?;
+            }
+            for (index, child) in link.descendants.iter().enumerate() {
+                write!(f, ", which waits for the end of its child, pid {}", child.pid)?;
+                if !last || index + 1 < link.descendants.len() {
+                    write!(f, " ({})", child.command_line(WIDTH))?;
+                }
             }
         }
         Ok(())
@@ -92,10 +105,10 @@ impl LockTable {
         if knots.is_empty() {
             return Vec::new();
         }
-        let stuck = graph.stuck();
+        let stuck = graph.stuck(None);
         let mut found = Vec::new();
         for knot in knots {
-            let stuck_part = knot.intersection(&stuck).copied().collect();
+            let stuck_part = knot.intersection(&stuck.processes).copied().collect();
             if let Some(links) = graph.shortest_circle(&stuck_part) {
                 found.push(Deadlock { certain: true, links });
             } else if let Some(links) = graph.shortest_circle(&knot)
@@ -107,11 +120,45 @@ impl LockTable {
         }
         found
     }
+
+    /// Finds out whether the party is on a circle of which nobody can ever move; with everybody on whom
+    /// that depends.
+    pub(super) fn certain_deadlock_of(
+        &self,
+        party: &Party<'_>,
+    ) -> Option<(Deadlock, BTreeSet<u32>)> {
+        let graph = Graph::of(self);
+        let stuck = graph.stuck(Some(party));
+        if !stuck.party {
+            return None;
+        }
+        let links = graph.circle_of(party, &stuck)?;
+        let mut reached = graph.reach(party.process);
+        reached.retain(|pid| stuck.processes.contains(pid));
+        Some((Deadlock { certain: true, links }, reached))
+    }
+}
+
+/// A thread that waits for a lock, seen from inside its process.
+pub(super) struct Party<'a> {
+    pub(super) process: u32,
+    pub(super) thread: u32,
+    /// The descriptors whose locks nobody in the process but this thread can release.
+    pub(super) pinned: &'a [u32],
+}
+
+/// Those who will not move by themselves any more.
+struct Stuck {
+    processes: BTreeSet<u32>,
+    /// The party will not, whatever other threads of its process do.
+    party: bool,
 }
 
 struct Graph<'t> {
     /// What each waiting process waits for.
     waits: BTreeMap<u32, Vec<Wait<'t>>>,
+    /// What those who wait, or are waited for, do.
+    states: HashMap<u32, State>,
 }
 
 /// A request, and a lock that is in its way.
@@ -144,11 +191,23 @@ impl<'t> Graph<'t> {
                 }
             }
         }
-        Self { waits }
+        let mut graph = Self { waits, states: HashMap::new() };
+        // Whom nobody waits for is on no circle.
+        let mut open: Vec<u32> =
+            graph.waits.values().flatten().flat_map(|wait| wait.owners.iter().copied()).collect();
+        while let Some(pid) = open.pop() {
+            if let Entry::Vacant(place) = graph.states.entry(pid) {
+                place.insert(State::look(pid));
+                open.extend(graph.successors(pid));
+            }
+        }
+        graph
     }
 
+    /// Whom the process waits for: owners of locks, and children.
     fn successors(&self, pid: u32) -> impl Iterator<Item = u32> + '_ {
-        self.waits.get(&pid).into_iter().flatten().flat_map(|wait| wait.owners.iter().copied())
+        let owners = self.waits.get(&pid).into_iter().flatten().flat_map(|wait| &wait.owners);
+        owners.chain(self.states.get(&pid).into_iter().flat_map(State::awaited_children)).copied()
     }
 
     /// Everybody who can be reached from there, in one step or more.
@@ -166,7 +225,7 @@ impl<'t> Graph<'t> {
     /// The sets of processes that all wait for each other, directly or not.
     fn knots(&self) -> Vec<BTreeSet<u32>> {
         let reach: HashMap<u32, BTreeSet<u32>> =
-            self.waits.keys().map(|&pid| (pid, self.reach(pid))).collect();
+            self.states.keys().map(|&pid| (pid, self.reach(pid))).collect();
         let mut knots: Vec<BTreeSet<u32>> = Vec::new();
         for (&pid, reached) in &reach {
             if reached.contains(&pid) && !knots.iter().any(|knot| knot.contains(&pid)) {
@@ -185,75 +244,93 @@ impl<'t> Graph<'t> {
     }
 
     fn circle_through(&self, start: u32, inside: &BTreeSet<u32>) -> Option<Vec<Link>> {
-        let mut came_by: HashMap<u32, (u32, Link)> = HashMap::new();
+        self.circle(start, |_| true, |_, owner| inside.contains(&owner))
+    }
+
+    /// The shortest circle through what that very thread waits for.
+    fn circle_of(&self, party: &Party<'_>, stuck: &Stuck) -> Option<Vec<Link>> {
+        self.circle(
+            party.process,
+            |wait| wait.waiter.thread == Some(party.thread),
+            |wait, owner| {
+                stuck.processes.contains(&owner)
+                    || wait.is_some_and(|wait| wait.is_pinned_by(party) && owner == party.process)
+            },
+        )
+    }
+
+    /// The shortest circle through a process: `begins` says with which of its waits it may begin, and
+    /// `goes` whether it may go on to an owner, or to a child.
+    fn circle(
+        &self,
+        start: u32,
+        begins: impl Fn(&Wait<'_>) -> bool,
+        goes: impl Fn(Option<&Wait<'_>>, u32) -> bool,
+    ) -> Option<Vec<Link>> {
+        let mut came_by: HashMap<u32, (u32, Option<&Wait<'_>>)> = HashMap::new();
         let mut open = VecDeque::from([start]);
         while let Some(pid) = open.pop_front() {
-            for wait in self.waits.get(&pid).into_iter().flatten() {
-                for &owner in wait.owners.intersection(inside) {
-                    if came_by.contains_key(&owner) {
-                        continue;
-                    }
-                    let Some(link) = wait.link_to(owner) else { continue };
-                    came_by.insert(owner, (pid, link));
-                    if owner == start {
-                        let mut links = Vec::new();
-                        let mut at = start;
-                        while let Some((before, link)) = came_by.remove(&at) {
-                            links.push(link);
-                            at = before;
-                        }
-                        links.reverse();
-                        return Some(links);
-                    }
-                    open.push_back(owner);
+            let waits = self.waits.get(&pid).into_iter().flatten();
+            let owners = waits
+                .filter(|wait| pid != start || begins(wait))
+                .flat_map(|wait| wait.owners.iter().map(move |&owner| (Some(wait), owner)));
+            let awaited = self.states.get(&pid).into_iter().flat_map(State::awaited_children);
+            // The circle begins with a lock.
+            let children = awaited.filter(|_| pid != start).map(|&child| (None, child));
+            for (wait, next) in owners.chain(children) {
+                if came_by.contains_key(&next) || !goes(wait, next) {
+                    continue;
                 }
+                came_by.insert(next, (pid, wait));
+                if next == start {
+                    return links(start, &mut came_by);
+                }
+                open.push_back(next);
             }
         }
         None
     }
 
-    /// The processes that will not move by themselves any more.
-    fn stuck(&self) -> BTreeSet<u32> {
-        let mut states = HashMap::new();
-        let mut open: Vec<u32> = self.waits.keys().copied().collect();
-        while let Some(pid) = open.pop() {
-            if states.contains_key(&pid) {
-                continue;
-            }
-            let state = State::look(pid);
-            open.extend(self.successors(pid));
-            open.extend(&state.children);
-            states.insert(pid, state);
-        }
-        let mut stuck: BTreeSet<u32> = states.keys().copied().collect();
+    /// Those who will not move by themselves any more; the party by what that thread waits for alone.
+    fn stuck(&self, party: Option<&Party<'_>>) -> Stuck {
+        let mut stuck =
+            Stuck { processes: self.states.keys().copied().collect(), party: party.is_some() };
         loop {
             let moving: Vec<u32> = stuck
+                .processes
                 .iter()
                 .copied()
-                .filter(|pid| !self.is_stuck(*pid, &states[pid], &stuck))
+                .filter(|pid| !self.is_stuck(*pid, &self.states[pid], &stuck, party))
                 .collect();
-            if moving.is_empty() {
+            let party_moves = stuck.party
+                && !party.is_some_and(|party| {
+                    let mut waits = self.waits.get(&party.process).into_iter().flatten();
+                    waits.any(|wait| {
+                        wait.waiter.thread == Some(party.thread)
+                            && wait.is_hopeless(&stuck, Some(party))
+                    })
+                });
+            if moving.is_empty() && !party_moves {
                 return stuck;
             }
+            stuck.party &= !party_moves;
             for pid in moving {
-                stuck.remove(&pid);
+                stuck.processes.remove(&pid);
             }
         }
     }
 
-    fn is_stuck(&self, pid: u32, state: &State, stuck: &BTreeSet<u32>) -> bool {
+    fn is_stuck(&self, pid: u32, state: &State, stuck: &Stuck, party: Option<&Party<'_>>) -> bool {
         let waits = self.waits.get(&pid).map_or(&[][..], Vec::as_slice);
-        let is_hopeless = |wait: &Wait<'_>| {
-            !wait.somebody_else && !wait.owners.is_empty() && wait.owners.is_subset(stuck)
-        };
         !state.threads.is_empty()
             && state.threads.iter().all(|thread| match thread.does {
                 Does::HelpsAnother => true,
                 Does::WaitsForChildren => {
-                    !state.children.is_empty() && state.children.iter().all(|c| stuck.contains(c))
+                    !state.children.is_empty()
+                        && state.children.iter().all(|c| stuck.processes.contains(c))
                 }
                 Does::SomethingElse => waits.iter().any(|wait| {
-                    is_hopeless(wait)
+                    wait.is_hopeless(stuck, party)
                         && match wait.waiter.thread {
                             Some(number) => number == thread.number,
                             // Which thread it is could not be seen; with one, there is no doubt.
@@ -266,7 +343,47 @@ impl<'t> Graph<'t> {
     }
 }
 
+/// The way back from `start` to itself; each link has a lock, and the children that came after it.
+fn links(start: u32, came_by: &mut HashMap<u32, (u32, Option<&Wait<'_>>)>) -> Option<Vec<Link>> {
+    let mut links = Vec::new();
+    let mut descendants = Vec::new();
+    let mut at = start;
+    while let Some((before, wait)) = came_by.remove(&at) {
+        match wait {
+            Some(wait) => {
+                let mut link = wait.link_to(at)?;
+                descendants.reverse();
+                link.descendants = std::mem::take(&mut descendants);
+                links.push(link);
+            }
+            None => descendants.push(Process::look(at)?),
+        }
+        at = before;
+    }
+    links.reverse();
+    Some(links)
+}
+
 impl Wait<'_> {
+    /// Whether nobody is left who could release the lock.
+    fn is_hopeless(&self, stuck: &Stuck, party: Option<&Party<'_>>) -> bool {
+        let pinned = party.filter(|party| stuck.party && self.is_pinned_by(party));
+        !self.somebody_else
+            && !self.owners.is_empty()
+            && self.owners.iter().all(|owner| {
+                stuck.processes.contains(owner)
+                    || pinned.is_some_and(|party| party.process == *owner)
+            })
+    }
+
+    /// Whether nobody in the party's process but the party can release the lock.
+    fn is_pinned_by(&self, party: &Party<'_>) -> bool {
+        self.lock.holders.iter().any(|holder| {
+            holder.pid() == Some(party.process)
+                && holder.descriptor.is_some_and(|number| party.pinned.contains(&number))
+        })
+    }
+
     fn link_to(&self, owner: u32) -> Option<Link> {
         let holder = self
             .lock
@@ -282,6 +399,7 @@ impl Wait<'_> {
             mode: self.lock.mode,
             range: self.lock.range,
             holder: holder.clone(),
+            descendants: Vec::new(),
         })
     }
 }
@@ -324,6 +442,12 @@ enum Does {
 }
 
 impl State {
+    /// The children, if a thread waits for them.
+    fn awaited_children(&self) -> &[u32] {
+        let waits = self.threads.iter().any(|thread| thread.does == Does::WaitsForChildren);
+        if waits { &self.children } else { &[] }
+    }
+
     /// Nothing is known of those who may not be looked at; they count as moving.
     fn look(pid: u32) -> Self {
         let mut state = Self { threads: Vec::new(), children: Vec::new() };

@@ -37,6 +37,7 @@ mod build;
 mod contention;
 mod graph;
 mod line;
+mod lookout;
 mod place;
 mod process;
 mod scan;
@@ -53,6 +54,7 @@ use std::time::{Duration, Instant};
 pub use crate::record::Record;
 pub use contention::Contention;
 pub use graph::{Deadlock, Link};
+pub use lookout::{Lookout, Pauses};
 pub use process::{ControlGroup, Process};
 pub use table::{Gaps, Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing, Waiter};
 

@@ -70,7 +70,8 @@ impl AcquireSetFuture {
             ));
         }
         let Some((lock, mode)) = plan.member(self.next.given) else { return Ok(None) };
-        let request = Request { mode, when: self.when, tokens: self.tokens.clone() };
+        let request =
+            Request { mode, when: self.when, tokens: self.tokens.clone(), kept: Vec::new() };
         let future = AcquireFuture::new(lock.clone(), request);
         Ok(Some((plan, future)))
     }

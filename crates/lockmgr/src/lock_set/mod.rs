@@ -256,7 +256,8 @@ impl<'a> AcquireSet<'a> {
             let Some((lock, mode)) = plan.member(next.given) else {
                 return Ok((Vec::new(), plan, Duration::ZERO));
             };
-            let request = Request { mode, when: self.when, tokens: self.tokens.clone() };
+            let request =
+                Request { mode, when: self.when, tokens: self.tokens.clone(), kept: Vec::new() };
             let first = request.run(lock, bound)?;
             let waited = next.waited(&first, since);
             match complete(&plan, next.given, first, bound) {
@@ -267,8 +268,13 @@ impl<'a> AcquireSet<'a> {
                 let end = Instant::now() + pause;
                 let deadline = self.when.deadline().map_or(end, |deadline| deadline.min(end));
                 // Whatever ends it: the next round finds out.
-                let limits =
-                    Limits { deadline: Some(deadline), tokens: &self.tokens, on_grant: None };
+                let limits = Limits {
+                    deadline: Some(deadline),
+                    tokens: &self.tokens,
+                    on_grant: None,
+                    kept: &[],
+                    watch: None,
+                };
                 let _ = pausing(mode).wait(limits);
             }
         }
@@ -352,7 +358,7 @@ impl Next {
             }
         }
         let Some((lock, mode)) = plan.member(self.given) else { return Ok(()) };
-        let request = Request { mode, when, tokens: tokens.to_vec() };
+        let request = Request { mode, when, tokens: tokens.to_vec(), kept: Vec::new() };
         request.limits().check().map_err(|stop| {
             let handle = lock.handle();
             stopped(handle, request.operation(), mode, stop, || handle.contention())

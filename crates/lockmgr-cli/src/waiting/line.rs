@@ -1,0 +1,263 @@
+//! The line that says whom a wait is for, and when it is said where nothing can be kept up to date.
+
+use std::time::{Duration, Instant};
+
+use lockmgr::inspect::{Holder, Kind, Lock, LockTable, Process, Standing, Waiter};
+
+use super::Watch;
+use crate::duration::show;
+use crate::say::harmless;
+
+/// When to say a plain line: after 10 s, and then 30 s, 1, 2 and 5 minutes and every 10 minutes after the
+/// one before.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PlainPauses {
+    made: usize,
+}
+
+impl Iterator for PlainPauses {
+    type Item = Duration;
+
+    /// Never `None`.
+    fn next(&mut self) -> Option<Duration> {
+        const SECONDS: [u64; 6] = [10, 30, 60, 120, 300, 600];
+        let seconds = SECONDS[self.made.min(SECONDS.len() - 1)];
+        self.made += 1;
+        Some(Duration::from_secs(seconds))
+    }
+}
+
+/// What there is to be said. All of it is harmless to print.
+#[derive(Debug, Default)]
+pub(super) struct Scene {
+    /// What the lock is called.
+    name: String,
+    short_name: String,
+    waited: Duration,
+    holder: Option<Seen>,
+    /// What is to be said of the holder before and after it.
+    before: &'static str,
+    after: String,
+    ahead: usize,
+    left: Option<Duration>,
+}
+
+/// A process.
+#[derive(Debug)]
+struct Seen {
+    pid: u32,
+    command: String,
+    user: String,
+}
+
+impl Seen {
+    fn of(process: &Process) -> Self {
+        /// More than any line shows; there is nothing to be seen of one that has ended.
+        const WIDTH: usize = 400;
+        Self { pid: process.pid, command: process.command_line(WIDTH), user: process.user() }
+    }
+}
+
+impl Scene {
+    /// Looks at the lock now.
+    pub(super) fn look(watch: &Watch) -> Self {
+        let table = LockTable::of(&watch.path).unwrap_or_default();
+        let locks: Vec<Lock> = table.files.into_iter().flat_map(|file| file.locks).collect();
+        let kind = Kind::from(watch.mechanism);
+        let now = Instant::now();
+        let mut scene = Self {
+            name: watch.name.clone(),
+            short_name: watch.short_name.clone(),
+            waited: now.saturating_duration_since(watch.since),
+            left: watch.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+            ahead: ahead(&locks),
+            ..Self::default()
+        };
+        let is_mine = |waiter: &Waiter| waiter.pid() == Some(std::process::id());
+        let in_the_way = |lock: &&Lock| lock.kind.shares_a_space_with(&kind) && !lock.is_gate();
+        // The one that the kernel has us wait for, else any.
+        let waits = |lock: &&Lock| lock.waiters.iter().any(is_mine);
+        let mut matters: Vec<&Lock> = locks.iter().filter(in_the_way).collect();
+        matters.sort_by_key(|lock| !waits(lock));
+        match matters.split_first() {
+            Some((lock, others)) => scene.tell_holder(lock, others.len()),
+            None => {
+                if let Some(lease) = locks.iter().find(|lock| lock.kind == Kind::Lease) {
+                    scene.tell_holder(lease, 0);
+                    scene.before = "kept from being opened by a lease of";
+                }
+            }
+        }
+        scene
+    }
+
+    fn tell_holder(&mut self, lock: &Lock, others: usize) {
+        let lives = |holder: &&Holder| holder.standing != Standing::Gone;
+        let process = |holder: &Holder| holder.process.as_ref().map(Seen::of);
+        let heir = lock.holders.iter().filter(lives).find_map(process);
+        let has_gone = lock.holders.first().is_some_and(|first| first.standing == Standing::Gone);
+        self.before = match (&heir, has_gone) {
+            (Some(_), false) => "held by",
+            (Some(_), true) => "inherited by",
+            (None, _) => "held by a process that cannot be seen",
+        };
+        self.holder = heir;
+        if others > 0 {
+            self.after = format!(" and {others} more");
+        }
+    }
+
+    /// On one line of so many columns, one of which stays free.
+    pub(super) fn fitting(&self, width: usize) -> String {
+        let room = width.saturating_sub(1);
+        let name = &self.short_name;
+        // As much of the command as there is room for; if there is none, nothing of it.
+        let without = columns(&self.put(name, Some("")));
+        let command = self.holder.as_ref().map_or("", |holder| &holder.command);
+        let text = match room.checked_sub(without) {
+            Some(left) if left >= 4 => self.put(name, Some(&cut(command, left))),
+            _ => self.put(name, None),
+        };
+        cut(&text, room)
+    }
+
+    /// In full.
+    pub(super) fn whole(&self) -> String {
+        const COMMAND: usize = 100;
+        let command = self.holder.as_ref().map(|holder| cut(&holder.command, COMMAND));
+        self.put(&self.name, command.as_deref()).trim_start_matches("lockmgr: ").to_owned()
+    }
+
+    fn put(&self, name: &str, command: Option<&str>) -> String {
+        let waited = whole_seconds(self.waited);
+        let before =
+            if self.before.is_empty() { String::new() } else { format!(", {}", self.before) };
+        let holder = match (&self.holder, command) {
+            (Some(Seen { pid, user, .. }), Some(command)) => {
+                format!(" pid {pid} ({command}, {user})")
+            }
+            (Some(Seen { pid, .. }), None) => format!(" pid {pid}"),
+            (None, _) => String::new(),
+        };
+        let after = &self.after;
+        let ahead = if self.ahead > 0 { format!(", {} ahead", self.ahead) } else { String::new() };
+        let left = self.left.map(|left| format!(", gives up in {}", whole_seconds(left)));
+        let left = left.unwrap_or_default();
+        harmless(&format!(
+            "lockmgr: waiting {waited} for {name}{before}{holder}{after}{ahead}{left}"
+        ))
+    }
+}
+
+/// How many requests stand before ours in the kernel's queue.
+fn ahead(locks: &[Lock]) -> usize {
+    let is_mine = |waiter: &Waiter| waiter.pid() == Some(std::process::id());
+    for lock in locks {
+        if let Some(place) = lock.waiters.iter().position(is_mine) {
+            let past_the_gate =
+                || locks.iter().filter(|lock| !lock.is_gate()).map(|lock| lock.waiters.len()).sum();
+            // Whoever has the gate is before all who wait for it.
+            let before: usize = if lock.is_gate() { past_the_gate() } else { 0 };
+            return place + before;
+        }
+    }
+    0
+}
+
+fn whole_seconds(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds => show(Duration::from_secs(seconds)),
+    }
+}
+
+/// Columns that the text takes on a terminal, at most: other scripts than ours can take two.
+fn columns(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
+fn columns_of(character: char) -> usize {
+    if character.is_ascii() { 1 } else { 2 }
+}
+
+/// As much of the text as fits, with a sign where something is missing.
+fn cut(text: &str, room: usize) -> String {
+    if columns(text) <= room {
+        return text.to_owned();
+    }
+    let mut left = room.saturating_sub(columns_of('…'));
+    let mut shown: String = text
+        .chars()
+        .take_while(|&character| {
+            let fits = columns_of(character) <= left;
+            left = left.saturating_sub(columns_of(character));
+            fits
+        })
+        .collect();
+    if room >= columns_of('…') {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scene() -> Scene {
+        Scene {
+            name: "/srv/größe/backup.lock".into(),
+            short_name: "backup.lock".into(),
+            waited: Duration::from_millis(12_900),
+            holder: Some(Seen {
+                pid: 4242,
+                command: "rsync -a --delete /srv/one/very/long/path /mnt/another".into(),
+                user: "root".into(),
+            }),
+            before: "held by",
+            after: String::new(),
+            ahead: 2,
+            left: Some(Duration::from_secs(75)),
+        }
+    }
+
+    #[test]
+    fn the_line_fits_every_width() {
+        for width in 0..300 {
+            let line = scene().fitting(width);
+            assert!(columns(&line) < width.max(1), "{width}: {line}");
+        }
+        assert_eq!(
+            scene().fitting(110),
+            "lockmgr: waiting 12s for backup.lock, held by pid 4242 (rsync -a --delet…, root), \
+             2 ahead, gives up in 1m15s"
+        );
+        assert_eq!(scene().fitting(40), "lockmgr: waiting 12s for backup.lock,…");
+        let wide = Scene { short_name: "漢".repeat(100), ..scene() };
+        assert!(columns(&wide.fitting(50)) < 50);
+    }
+
+    #[test]
+    fn the_plain_line_says_all() {
+        assert_eq!(
+            scene().whole(),
+            "waiting 12s for /srv/größe/backup.lock, held by pid 4242 (rsync -a --delete \
+             /srv/one/very/long/path /mnt/another, root), 2 ahead, gives up in 1m15s"
+        );
+        let unknown = Scene { holder: None, before: "", ahead: 0, left: None, ..scene() };
+        assert_eq!(unknown.whole(), "waiting 12s for /srv/größe/backup.lock");
+    }
+
+    #[test]
+    fn nothing_drives_the_terminal() {
+        let hostile = Scene { short_name: "a\x1b[2J\n\u{202e}".into(), ..scene() };
+        assert!(!hostile.fitting(200).chars().any(|c| c.is_control() || c == '\u{202e}'));
+    }
+
+    #[test]
+    fn plain_lines_grow_rare() {
+        let seconds: Vec<u64> =
+            PlainPauses::default().take(8).map(|pause| pause.as_secs()).collect();
+        assert_eq!(seconds, [10, 30, 60, 120, 300, 600, 600, 600]);
+    }
+}
