@@ -78,6 +78,7 @@ mod handle;
 mod held;
 mod hold;
 pub mod inspect;
+mod job;
 mod lock_mgr;
 mod mode;
 pub mod name;
@@ -86,6 +87,7 @@ mod posix;
 mod printable;
 mod queue;
 mod record;
+mod semaphore;
 #[expect(unsafe_code, reason = "the system calls that have no safe wrapper")]
 mod sys;
 mod timekeeper;
@@ -101,3 +103,6 @@ pub use guard::{FileLockGuard, OwnedFileLockGuard};
 pub use lock_mgr::LockMgr;
 pub use mode::{Mechanism, Mode, Range};
 pub use options::FileLockOptions;
+pub use semaphore::{
+    AcquireSlots, AcquireSlotsFuture, Semaphore, SemaphoreGuard, SemaphoreOptions,
+};

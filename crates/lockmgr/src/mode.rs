@@ -116,6 +116,9 @@ impl Range {
     /// library's own use.
     pub const LIMIT: u64 = 1 << 62;
 
+    /// The byte on which the waiters of a semaphore queue.
+    pub(crate) const SEMAPHORE_QUEUE: Range = Range { start: Self::LIMIT + 1, len: Some(1) };
+
     /// Returns the range of `len` bytes from `start`; a `len` of 0 means to the end of the file,
     /// however long it becomes.
     ///
@@ -169,7 +172,8 @@ impl Range {
         before.into_iter().chain(after)
     }
 
-    fn between(start: u64, end: u64) -> Range {
+    /// The bytes from `start` on and before `end`; `u64::MAX` for the end of the file.
+    pub(crate) fn between(start: u64, end: u64) -> Range {
         Range { start, len: (end != u64::MAX).then(|| end - start) }
     }
 }

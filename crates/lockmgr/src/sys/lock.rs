@@ -64,6 +64,24 @@ pub(crate) fn record_unlock(fd: impl AsFd, owner: Owner, range: Range) -> Result
     set(fd, owner, libc::F_UNLCK, range, Patience::Try)
 }
 
+/// `fcntl(F_OFD_GETLK)`: returns a range that keeps an exclusive lock on this one from being had, if
+/// there is any. Which one of several, the kernel decides.
+pub(crate) fn record_obstacle(fd: impl AsFd, range: Range) -> Result<Option<Range>, Errno> {
+    let mut found = request(libc::F_WRLCK, range)?;
+    // SAFETY: the descriptor is open for the length of the borrow, and `found` is the structure that
+    // this command reads and fills; the kernel does not keep the pointer.
+    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut found) };
+    if result == -1 {
+        return Err(last_errno());
+    }
+    if libc::c_int::from(found.l_type) == libc::F_UNLCK {
+        return Ok(None);
+    }
+    let number = |value: libc::off_t| u64::try_from(value).map_err(|_| Errno::OVERFLOW);
+    let (start, len) = (number(found.l_start)?, number(found.l_len)?);
+    Ok(Some(Range::between(start, if len == 0 { u64::MAX } else { start + len })))
+}
+
 fn set(
     fd: impl AsFd,
     owner: Owner,
@@ -77,6 +95,14 @@ fn set(
         (Owner::Process, Patience::Try) => libc::F_SETLK,
         (Owner::Process, Patience::Sleep) => libc::F_SETLKW,
     };
+    let request = request(kind, range)?;
+    // SAFETY: the descriptor is open for the length of the borrow, and `request` is the structure
+    // that these commands read; the kernel does not keep the pointer.
+    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, &raw const request) };
+    if result == -1 { Err(last_errno()) } else { Ok(()) }
+}
+
+fn request(kind: libc::c_int, range: Range) -> Result<libc::flock, Errno> {
     let offset = |value: u64| libc::off_t::try_from(value).map_err(|_| Errno::OVERFLOW);
     // SAFETY: `flock` is a plain C structure for which all-zero bytes are a value; OFD locks
     // demand that `l_pid` is zero.
@@ -85,10 +111,7 @@ fn set(
     request.l_whence = i16::try_from(libc::SEEK_SET).map_err(|_| Errno::INVAL)?;
     request.l_start = offset(range.start())?;
     request.l_len = offset(range.len().unwrap_or(0))?;
-    // SAFETY: the descriptor is open for the length of the borrow, and `request` is the structure
-    // that these commands read; the kernel does not keep the pointer.
-    let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), command, &raw const request) };
-    if result == -1 { Err(last_errno()) } else { Ok(()) }
+    Ok(request)
 }
 
 /// The error of the C call that was just made.

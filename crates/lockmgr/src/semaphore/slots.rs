@@ -1,0 +1,101 @@
+//! Finding free slots and locking them: all that are wanted, or none.
+//!
+//! The kernel tells which lock is in the way of a range, so whole stretches of free or taken slots
+//! are passed at once, and the lowest free ones are found first. Between the look and the lock
+//! somebody else may be quicker; then the look is repeated, a few times.
+
+use rustix::io::Errno;
+
+use crate::mode::{Mode, Range};
+use crate::sys::file::KeptFile;
+use crate::sys::lock::{self, Owner, Patience};
+
+/// How often to look again after somebody was quicker.
+const LOOKS: usize = 4;
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// These are held now, in ascending order.
+    All(Vec<u32>),
+    /// Nothing is held. `gave_back` says that something was for a moment, and that somebody else may
+    /// have found too few because of it.
+    TooFew { gave_back: bool },
+}
+
+/// Locks `count` of the first `slots` slots, without waiting.
+pub(super) fn take(file: &KeptFile, slots: u32, count: u32) -> Result<Taken, Errno> {
+    let mut gave_back = false;
+    for _ in 0..LOOKS {
+        let mut taken = Vec::new();
+        match fill(file, slots, count, &mut taken) {
+            Ok(_) if taken.len() == count as usize => return Ok(Taken::All(taken)),
+            result => {
+                if !taken.is_empty() {
+                    gave_back = true;
+                    lock::record_unlock(file, Owner::Description, all(slots))?;
+                }
+                if !result? {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(Taken::TooFew { gave_back })
+}
+
+/// Every slot.
+fn all(slots: u32) -> Range {
+    Range::between(0, u64::from(slots))
+}
+
+/// Takes what is free until there is enough; returns whether somebody was quicker.
+fn fill(file: &KeptFile, slots: u32, count: u32, taken: &mut Vec<u32>) -> Result<bool, Errno> {
+    let mut raced = false;
+    let mut unknown = vec![all(slots)];
+    while let Some(range) = unknown.pop() {
+        if let Some(obstacle) = look(file, range)? {
+            let mut rest: Vec<Range> = range.without(obstacle).collect();
+            // The lower part is looked at first.
+            unknown.extend(rest.drain(..).rev());
+            continue;
+        }
+        let missing = u64::from(count) - taken.len() as u64;
+        let end = range.end().min(range.start() + missing);
+        if try_lock(file, Range::between(range.start(), end))? {
+            taken.extend((range.start()..end).filter_map(|slot| u32::try_from(slot).ok()));
+            if end - range.start() == missing {
+                break;
+            }
+        } else {
+            raced = true;
+        }
+    }
+    Ok(raced)
+}
+
+fn look(file: &KeptFile, range: Range) -> Result<Option<Range>, Errno> {
+    loop {
+        match lock::record_obstacle(file, range) {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Locks a range if it is free.
+pub(super) fn try_lock(file: &KeptFile, range: Range) -> Result<bool, Errno> {
+    loop {
+        match lock::record(file, Owner::Description, Mode::Exclusive, range, Patience::Try) {
+            Ok(()) => return Ok(true),
+            Err(Errno::AGAIN | Errno::ACCESS) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Returns whether somebody else has the range, or a part of it.
+pub(super) fn is_taken(file: &KeptFile, range: Range) -> Result<bool, Errno> {
+    look(file, range).map(|obstacle| obstacle.is_some())
+}
