@@ -31,11 +31,12 @@ pub(crate) fn run(quick: bool) -> Result<()> {
     let (handoffs, starts, seconds) = if quick { (30, 50, 1) } else { (400, 2000, 5) };
     let uncontended = uncontended(quick)?;
     let handoff = program("handoff", &format!("--rounds {handoffs}"))?;
+    let semaphore = program("semaphore", &format!("--rounds {handoffs}"))?;
     let startup = program("startup", &format!("--rounds {starts}"))?;
     let waitcost = program("waitcost", &format!("--seconds {seconds}"))?;
 
     let summary = [uncontended, handoff, startup].join("\n");
-    let everything = format!("{}\n\n{summary}\n{waitcost}", machine());
+    let everything = format!("{}\n\n{summary}\n{semaphore}\n{waitcost}", machine());
     if quick {
         // A number that was measured for a blink is not worth publishing.
         eprintln!("\n{everything}");

@@ -5,12 +5,15 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use rustix::io::Errno;
 
 use crate::description::Description;
 use crate::error::{Error, Result};
 use crate::events;
-use crate::semaphore::handle::Handle;
+use crate::semaphore::handle::{Handle, Slots};
 use crate::sys::fork;
 
 const RELEASE: &str = "release";
@@ -30,6 +33,8 @@ pub struct SemaphoreGuard {
     description: Option<Description>,
     generation: u32,
     slots: Vec<u32>,
+    /// Others may have a copy of the descriptor.
+    exposed: AtomicBool,
     waited: Duration,
     since: events::Moment,
 }
@@ -44,7 +49,8 @@ impl SemaphoreGuard {
     ) -> Self {
         events::acquired_slots(handle.place.path(), &slots, waited);
         let since = events::now();
-        Self { handle, description: Some(description), generation, slots, waited, since }
+        let (description, exposed) = (Some(description), AtomicBool::new(false));
+        Self { handle, description, generation, slots, exposed, waited, since }
     }
 
     /// The numbers of the slots, ascending; the first of all is 0. While the guard lives, no other
@@ -74,6 +80,7 @@ impl SemaphoreGuard {
     pub fn file(&self) -> &File {
         // In a child that no at-fork handler announced, this is what makes the copy harmless.
         fork::generation();
+        self.exposed.store(true, Ordering::Relaxed);
         self.description().file().file()
     }
 
@@ -105,11 +112,7 @@ impl SemaphoreGuard {
         if matches!(current, Err(Error::Forked { .. })) {
             return current.map(drop);
         }
-        if let Some(description) = self.take() {
-            self.handle
-                .let_go(description, true)
-                .map_err(|errno| Error::io(path.clone(), operation, errno))?;
-        }
+        self.let_go().map_err(|errno| Error::io(path.clone(), operation, errno))?;
         if current? { Ok(()) } else { Err(Error::Replaced { path, operation, while_held: true }) }
     }
 
@@ -152,24 +155,25 @@ impl SemaphoreGuard {
             .map_err(|errno| Error::io(self.handle.shared_path(), operation, errno))
     }
 
-    /// What is to be let go of: nothing in a forked child, where the descriptor is closed.
-    fn take(&mut self) -> Option<Description> {
-        let description = self.description.take()?;
+    /// Releases what this process has: in a forked child that is nothing but a descriptor.
+    fn let_go(&mut self) -> Result<(), Errno> {
+        let Some(description) = self.description.take() else { return Ok(()) };
         if !self.is_held() {
-            return None;
+            return Ok(());
         }
+        let exposed = *self.exposed.get_mut();
+        let slots = if exposed { Slots::Exposed } else { Slots::Some };
+        let result = self.handle.let_go(description, slots);
         events::released_slots(self.handle.place.path(), &self.slots, self.since);
-        Some(description)
+        result
     }
 }
 
 impl Drop for SemaphoreGuard {
     fn drop(&mut self) {
-        if let Some(description) = self.take() {
-            // There is nobody to tell; `release` is for those who want to know. After an error,
-            // closing has released the slots.
-            let _ = self.handle.let_go(description, true);
-        }
+        // There is nobody to tell; `release` is for those who want to know. After an error, closing
+        // has released the slots.
+        let _ = self.let_go();
     }
 }
 

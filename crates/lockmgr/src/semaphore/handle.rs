@@ -69,17 +69,20 @@ impl Handle {
     /// wait for them is woken.
     ///
     /// After an error, closing the description has unlocked it.
-    pub(super) fn let_go(&self, description: Description, slots: bool) -> Result<(), Errno> {
+    pub(super) fn let_go(&self, description: Description, slots: Slots) -> Result<(), Errno> {
         lock::record_unlock(description.file(), Owner::Description, Range::WHOLE)?;
-        let told = !slots || wake(&description);
-        let mut state = self.state();
-        if told && state.kept.len() < KEPT {
-            state.kept.push(description);
-        } else {
-            // Closed outside the mutex, which is an event as well.
-            drop(state);
-            drop(description);
+        if slots == Slots::None || !is_waited_for(&description) {
+            let mut state = self.state();
+            if state.kept.len() < KEPT {
+                state.kept.push(description);
+                return Ok(());
+            }
+        } else if slots == Slots::Exposed {
+            // Where that cannot be done, there is still the close; and after that, the pauses.
+            let _ = file::touch(description.file());
         }
+        // Closed outside the mutex.
+        drop(description);
         Ok(())
     }
 
@@ -143,12 +146,27 @@ impl Handle {
     }
 }
 
-/// Touches the file if somebody has the queue. Returns false when that cannot be done: then only a
-/// close tells of the release.
-pub(super) fn wake(description: &Description) -> bool {
-    match slots::is_taken(description.file(), Range::SEMAPHORE_QUEUE) {
-        Ok(false) => true,
-        Ok(true) | Err(_) => file::touch(description.file()).is_ok(),
+/// What is let go of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slots {
+    None,
+    /// Slots, on a description that is ours alone: closing it is an event, and the cheapest one.
+    Some,
+    /// Slots, on a description of which others may have a copy: closing ours is no event then.
+    Exposed,
+}
+
+/// Returns whether somebody has the queue. Ask after slots were unlocked.
+fn is_waited_for(description: &Description) -> bool {
+    // When in doubt, yes.
+    slots::is_taken(description.file(), Range::SEMAPHORE_QUEUE).unwrap_or(true)
+}
+
+/// Tells whoever waits that slots were unlocked on the description, which stays in use.
+pub(super) fn tell_of_slots(description: &Description) {
+    if is_waited_for(description) {
+        // Where that cannot be done, the pauses help.
+        let _ = file::touch(description.file());
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::inspect::Contention;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::semaphore::guard::SemaphoreGuard;
-use crate::semaphore::handle::{Handle, wake};
+use crate::semaphore::handle::{Handle, Slots, tell_of_slots};
 use crate::semaphore::slots::{self, Taken};
 use crate::semaphore::watcher::{self, Watcher};
 use crate::sys::file::{self, Access};
@@ -88,8 +88,7 @@ impl Party {
                 Ok(Taken::All(slots)) => self.slots = slots,
                 Ok(Taken::TooFew { gave_back }) => {
                     if gave_back {
-                        // Only those who wait need to know, and the pauses help where this does not.
-                        let _ = wake(description);
+                        tell_of_slots(description);
                     }
                     return Ok(Attempt::TooFew);
                 }
@@ -160,7 +159,7 @@ impl Party {
         let blind = file::is_shared_with_other_machines(file);
         let mut watcher = None;
         let mut pause = FIRST_PAUSE;
-        let mut renamed = true;
+        let (mut told, mut renamed) = (false, true);
         let mut taken = Vec::new();
         wait::interruptible(limits, || {
             loop {
@@ -178,15 +177,21 @@ impl Party {
                 {
                     return Ok(());
                 }
-                let longest = if blind || watcher.is_none() { RECHECK } else { Duration::MAX };
-                match watcher::sleep(watcher.as_ref(), pause.min(longest))? {
-                    Some(seen) => {
-                        renamed = seen.renamed;
-                        if seen.closed {
-                            pause = FIRST_PAUSE;
-                        }
+                // What was told has to be taken before the look that the next sleep relies on; but
+                // most often the look before that finds the slot, and that is the way to be quick.
+                if let (true, Some(watcher)) = (told, &watcher) {
+                    told = false;
+                    let seen = watcher.take();
+                    renamed = seen.renamed;
+                    if seen.closed {
+                        pause = FIRST_PAUSE;
                     }
-                    None => pause = pause.saturating_mul(2),
+                    continue;
+                }
+                let longest = if blind || watcher.is_none() { RECHECK } else { Duration::MAX };
+                told = watcher::sleep(watcher.as_ref(), pause.min(longest))?;
+                if !told {
+                    pause = pause.saturating_mul(2);
                 }
             }
         })?;
@@ -236,18 +241,14 @@ impl Party {
         SemaphoreGuard::new(Arc::clone(&self.handle), description, self.generation, slots, waited)
     }
 
-    /// Gives everything back, and the description up: the path names another file.
+    /// Gives everything back, and the description up: the path names another file. Whoever else waits
+    /// on the old file finds that out by the close.
     fn abandon(&mut self) {
-        let slots = !std::mem::take(&mut self.slots).is_empty();
+        self.slots.clear();
         self.head = false;
         if let Some(description) = self.description.take() {
-            let file = description.file();
-            // Closing it does the same.
-            let _ = lock::record_unlock(file, Owner::Description, Range::WHOLE);
-            if slots {
-                // Whoever else waits on the old file is to find out too.
-                let _ = wake(&description);
-            }
+            // Closing does the same, but tells of it first.
+            let _ = lock::record_unlock(description.file(), Owner::Description, Range::WHOLE);
         }
     }
 }
@@ -258,7 +259,8 @@ impl Drop for Party {
         if self.generation != fork::generation() {
             return;
         }
+        let slots = if self.slots.is_empty() { Slots::None } else { Slots::Some };
         // An error means that closing has unlocked it.
-        let _: Result<(), Errno> = self.handle.let_go(description, !self.slots.is_empty());
+        let _: Result<(), Errno> = self.handle.let_go(description, slots);
     }
 }

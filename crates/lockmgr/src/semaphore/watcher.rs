@@ -3,7 +3,8 @@
 //! An instance is made in microseconds, but closing it may take the kernel ten milliseconds, and must
 //! not stand between a waiter and its slot. So after a wait the instance is left to a thread, which
 //! closes it when the process has not needed it again for [`KEPT`]. The thread is there as long as an
-//! instance is; it is started before the wait, so that after it nothing has to be.
+//! instance is. It is started before the wait, and looks around by itself for the first seconds, so
+//! that after a wait that was not long nothing has to be done, not even waking it up.
 
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,10 @@ use crate::sys::watch::{self, Seen, Watch};
 
 /// How long an instance is kept after its last use.
 const KEPT: Duration = Duration::from_millis(100);
+
+/// How long the thread looks around by itself while all instances are in use: after pauses from
+/// [`KEPT`] to this, each twice as long as the one before.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 static POOL: PerProcess<Pool> = PerProcess::new(FIRST_GENERATION, Pool::new());
 
@@ -85,11 +90,13 @@ impl Pool {
     /// The thread.
     fn run(&self) {
         let mut state = self.state();
+        let mut pause = KEPT;
         loop {
             let now = Instant::now();
             let next = state.idle.iter().map(|(_, until)| *until).min();
             state = match next {
                 Some(until) if until <= now => {
+                    pause = KEPT;
                     let (over, kept) = mem::take(&mut state.idle)
                         .into_iter()
                         .partition(|(_, until)| *until <= now);
@@ -104,6 +111,11 @@ impl Pool {
                         .wait_timeout(state, until - now)
                         .unwrap_or_else(PoisonError::into_inner)
                         .0
+                }
+                None if state.in_use > 0 && pause < LONGEST_PAUSE => {
+                    let slept = self.changed.wait_timeout(state, pause);
+                    pause *= 2;
+                    slept.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None if state.in_use > 0 => {
                     state.at_rest = true;
@@ -149,7 +161,14 @@ impl Drop for Watcher {
     }
 }
 
-/// Sleeps until the file tells something, for at most so long.
-pub(super) fn sleep(watcher: Option<&Watcher>, time: Duration) -> Result<Option<Seen>, Errno> {
+/// Sleeps until the file has something to tell, for at most so long; returns whether it has.
+pub(super) fn sleep(watcher: Option<&Watcher>, time: Duration) -> Result<bool, Errno> {
     watch::sleep(watcher.and_then(|watcher| watcher.watch.as_ref()), time)
+}
+
+impl Watcher {
+    /// What the file has told.
+    pub(super) fn take(&self) -> Seen {
+        self.watch.as_ref().map(Watch::take).unwrap_or_default()
+    }
 }

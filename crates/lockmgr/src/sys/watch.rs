@@ -76,13 +76,12 @@ impl Watch {
         Ok(())
     }
 
-    /// Takes what has been told so far; `None` when that is nothing.
-    fn take(&self) -> Option<Seen> {
-        let mut seen = None;
+    /// Takes what has been told so far.
+    pub(crate) fn take(&self) -> Seen {
+        let mut seen = Seen::default();
         let mut buffer = [MaybeUninit::uninit(); 1024];
         let mut reader = inotify::Reader::new(&self.instance, &mut buffer);
         while let Ok(event) = reader.next() {
-            let seen = seen.get_or_insert(Seen::default());
             let kinds = event.events();
             let overflow = kinds.contains(ReadFlags::QUEUE_OVERFLOW);
             seen.closed |= overflow || kinds.contains(ReadFlags::CLOSE_WRITE);
@@ -92,19 +91,16 @@ impl Watch {
     }
 }
 
-/// Sleeps until the file tells something, for at most so long; without a watch always so long.
-/// Returns `None` when the time is over; `EINTR` after any signal.
-pub(crate) fn sleep(watch: Option<&Watch>, time: Duration) -> Result<Option<Seen>, Errno> {
+/// Sleeps until the file has something to tell, for at most so long; without a watch always so
+/// long. Returns whether it has; `EINTR` after any signal.
+pub(crate) fn sleep(watch: Option<&Watch>, time: Duration) -> Result<bool, Errno> {
     let time = Timespec {
         tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: time.subsec_nanos().into(),
     };
     let Some(watch) = watch else {
-        return rustix::event::poll(&mut [], Some(&time)).map(|_| None);
+        return rustix::event::poll(&mut [], Some(&time)).map(|_| false);
     };
     let mut polled = [PollFd::new(&watch.instance, PollFlags::IN)];
-    match rustix::event::poll(&mut polled, Some(&time))? {
-        0 => Ok(None),
-        _ => Ok(watch.take()),
-    }
+    rustix::event::poll(&mut polled, Some(&time)).map(|ready| ready > 0)
 }
