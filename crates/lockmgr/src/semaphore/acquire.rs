@@ -37,8 +37,7 @@ impl Request {
     /// Who asks for it.
     pub(super) fn party(&self, handle: &Arc<Handle>) -> Result<Party> {
         let operation = self.operation();
-        let refuse =
-            |reason: String| Err(Error::unsupported(handle.shared_path(), operation, reason));
+        let refuse = |reason: String| Err(Error::unsupported(handle.path(), operation, reason));
         match self.count {
             0 => refuse("no slots at all were asked for; ask for one or more".to_owned()),
             count if count > handle.slots => refuse(format!(

@@ -47,9 +47,17 @@ pub struct AcquireSlotsFuture {
 
 enum Stage {
     Start,
-    Queued { node: Arc<Node>, party: Party, _tokens: Vec<Entry>, _reminder: Option<Reminder> },
+    Queued(Box<Queued>),
     Waiting(Arc<Job<SemaphoreGuard>>),
     Done,
+}
+
+/// In the handle's queue.
+struct Queued {
+    node: Arc<Node>,
+    party: Party,
+    _tokens: Vec<Entry>,
+    _reminder: Option<Reminder>,
 }
 
 /// One step; `None` when the stage has changed and is to be looked at again.
@@ -110,7 +118,8 @@ impl AcquireSlotsFuture {
             },
             None => None,
         };
-        self.stage = Stage::Queued { node, party, _tokens: tokens, _reminder: reminder };
+        let queued = Queued { node, party, _tokens: tokens, _reminder: reminder };
+        self.stage = Stage::Queued(Box::new(queued));
         Ok(None)
     }
 
@@ -140,21 +149,21 @@ impl AcquireSlotsFuture {
     }
 
     fn cannot_wait(&self, source: &io::Error) -> Error {
-        job::cannot_wait(self.handle.shared_path(), self.request.operation(), source)
+        job::cannot_wait(self.handle.path(), self.request.operation(), source)
     }
 
     fn step(&mut self, waker: &Waker) -> Poll<Step> {
         match mem::replace(&mut self.stage, Stage::Done) {
             Stage::Start => Poll::Ready(self.start()),
-            Stage::Queued { node, party, _tokens, _reminder } => {
-                if node.poll(waker) {
-                    return Poll::Ready(self.ask(party, self.handle.turn()));
+            Stage::Queued(queued) => {
+                if queued.node.poll(waker) {
+                    return Poll::Ready(self.ask(queued.party, self.handle.turn()));
                 }
                 if let Err(stop) = self.request.limits().check() {
-                    self.handle.leave(&node);
-                    return Poll::Ready(Err(party.stopped(stop)));
+                    self.handle.leave(&queued.node);
+                    return Poll::Ready(Err(queued.party.stopped(stop)));
                 }
-                self.stage = Stage::Queued { node, party, _tokens, _reminder };
+                self.stage = Stage::Queued(queued);
                 Poll::Pending
             }
             Stage::Waiting(job) => {
@@ -190,7 +199,7 @@ impl Drop for AcquireSlotsFuture {
         self.leave_parent();
         match &self.stage {
             Stage::Start | Stage::Done => {}
-            Stage::Queued { node, .. } => self.handle.leave(node),
+            Stage::Queued(queued) => self.handle.leave(&queued.node),
             Stage::Waiting(job) => job.abandon(),
         }
     }

@@ -106,7 +106,7 @@ impl SemaphoreGuard {
     /// replaced during the hold. [`Error::Forked`]: they were never this process's.
     #[doc(alias = "unlock")]
     pub fn release(mut self) -> Result<()> {
-        let path = self.handle.shared_path();
+        let path = self.handle.path();
         let operation = RELEASE;
         let current = self.look(operation);
         if matches!(current, Err(Error::Forked { .. })) {
@@ -130,7 +130,7 @@ impl SemaphoreGuard {
             .description()
             .file()
             .duplicate()
-            .map_err(|errno| Error::io(self.handle.shared_path(), OPERATION, errno))?;
+            .map_err(|errno| Error::io(self.handle.path(), OPERATION, errno))?;
         // Only our descriptor is closed.
         drop(self.description.take());
         Ok(fd)
@@ -144,7 +144,7 @@ impl SemaphoreGuard {
         if self.is_held() {
             Ok(())
         } else {
-            Err(Error::Forked { path: self.handle.shared_path(), operation })
+            Err(Error::Forked { path: self.handle.path(), operation })
         }
     }
 
@@ -152,7 +152,7 @@ impl SemaphoreGuard {
         self.require(operation)?;
         self.description()
             .is_current(&self.handle.place, true)
-            .map_err(|errno| Error::io(self.handle.shared_path(), operation, errno))
+            .map_err(|errno| Error::io(self.handle.path(), operation, errno))
     }
 
     /// Releases what this process has: in a forked child that is nothing but a descriptor.
@@ -183,6 +183,6 @@ impl fmt::Debug for SemaphoreGuard {
             .field("semaphore", &self.handle)
             .field("slots", &self.slots)
             .field("held", &self.is_held())
-            .finish()
+            .finish_non_exhaustive()
     }
 }

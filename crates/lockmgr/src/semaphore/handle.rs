@@ -112,7 +112,9 @@ impl Handle {
         }
     }
 
-    pub(super) fn shared_path(&self) -> Option<Arc<Path>> {
+    /// For an error.
+    #[expect(clippy::unnecessary_wraps, reason = "that is how errors want it")]
+    pub(super) fn path(&self) -> Option<Arc<Path>> {
         Some(self.place.shared_path())
     }
 
@@ -125,13 +127,13 @@ impl Handle {
     }
 
     pub(super) fn lock_error(&self, operation: &'static str, errno: Errno) -> Error {
-        let (path, mode) = (self.shared_path(), Mode::Exclusive);
+        let (path, mode) = (self.path(), Mode::Exclusive);
         Error::of_lock_call(path, operation, Mechanism::Ofd, mode, errno)
     }
 
     /// Why a wait ended, as an error.
     pub(super) fn stopped(&self, operation: &'static str, stop: Stop) -> Error {
-        let path = self.shared_path();
+        let path = self.path();
         match stop {
             Stop::TimedOut => Error::TimedOut { path, operation, contention: self.contention() },
             Stop::Cancelled => Error::Cancelled { path, operation },

@@ -18,7 +18,8 @@
 //!
 //! 1. unlocks them,
 //! 2. asks whether somebody has the queue, and if so
-//! 3. touches the file, of which the watch tells.
+//! 3. does something of which the watch tells: it closes its description, which is the cheapest; or,
+//!    where that stays in use, or others may have a copy of it, it touches the file.
 //!
 //! A try takes no part in the queue: it looks for slots once.
 //!
@@ -30,7 +31,7 @@
 //! which ends when the head goes on, gives up or dies. The head may have found too few slots because
 //! of somebody who gives one back later:
 //!
-//! - In order, at a moment when the queue is seen to be taken: the touch comes after the unlock. If the
+//! - In order, at a moment when the queue is seen to be taken: the event comes after the unlock. If the
 //!   watch was there before, it tells, and the next look finds the slot. If not, then the watch, and
 //!   the look after it, came after the unlock, and that look has found the slot.
 //! - In order, at a moment when the queue is free: whoever is the head later looks later.
@@ -46,8 +47,10 @@
 //! 1. All who lock slots use this protocol, or close the file when they let go.
 //! 2. The kernel that keeps the locks also sees the closes and touches. On filesystems that several
 //!    machines share it does not: there the head looks every [`RECHECK`](party::RECHECK) too.
-//! 3. The descriptions are not shared with processes that outlive the holder (see the at-fork handler
-//!    in `sys::fork`). A release frees the slots all the same; a death does not.
+//! 3. The descriptions are not shared with processes that outlive the holder, but for those that were
+//!    given a copy on purpose (see the at-fork handler in `sys::fork`). A release frees the slots all
+//!    the same; a death does not. A release through a copied description that is not known to be one
+//!    (a child made by a bare `clone` that has not used the library yet) is found after a pause.
 //!
 //! The tests of `lockmgr-models` explore this protocol exhaustively, for three processes of which any
 //! may die at any moment.

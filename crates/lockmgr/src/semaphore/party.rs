@@ -98,7 +98,7 @@ impl Party {
                 return Ok(Attempt::Granted);
             }
         }
-        let path = self.handle.shared_path();
+        let path = self.handle.path();
         Err(Error::Replaced { path, operation: self.operation, while_held: false })
     }
 
@@ -117,7 +117,7 @@ impl Party {
             return Ok(true);
         }
         self.abandon();
-        current.map_err(|errno| Error::io(self.handle.shared_path(), self.operation, errno))
+        current.map_err(|errno| Error::io(self.handle.path(), self.operation, errno))
     }
 
     /// Asks by way of the queue and sleeps until the slots are had.
@@ -223,7 +223,7 @@ impl Party {
     }
 
     pub(super) fn busy(&self) -> Error {
-        let (path, operation) = (self.handle.shared_path(), self.operation);
+        let (path, operation) = (self.handle.path(), self.operation);
         Error::Busy { path, operation, contention: self.contention() }
     }
 
