@@ -5,9 +5,9 @@
 //!
 //! | step | what it does |
 //! |---|---|
-//! | `Outside` → `AtGate` | asks for the gate |
-//! | `AtGate` → `AtLock` | gets the gate; asks for the lock |
-//! | `AtLock` → `Both` | gets the lock |
+//! | `Outside` → `WantsGate` | asks for the gate |
+//! | `WantsGate` → `WantsLock` | gets the gate; asks for the lock |
+//! | `WantsLock` → `Both` | gets the lock |
 //! | `Both` → `Inside` | gives the gate back |
 //! | `Inside` → `Outside` | gives the lock back |
 //!
@@ -20,8 +20,8 @@ const PROCESSES: usize = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum At {
     Outside,
-    AtGate,
-    AtLock,
+    WantsGate,
+    WantsLock,
     Both,
     Inside,
     Dead,
@@ -88,19 +88,19 @@ impl Model for Gate {
             Action::Step(who) => who,
         };
         state.at[who] = match last.at[who] {
-            At::Outside if self.skips_gate(who) => At::AtLock,
-            At::Outside => At::AtGate,
-            At::AtGate if last.gate.is_none() => {
+            At::Outside if self.skips_gate(who) => At::WantsLock,
+            At::Outside => At::WantsGate,
+            At::WantsGate if last.gate.is_none() => {
                 if *self != Gate::GivenBackEarly {
                     state.gate = Some(who);
                 }
-                At::AtLock
+                At::WantsLock
             }
-            At::AtLock if last.lock.is_none() || *self == Gate::InsteadOfTheLock => {
+            At::WantsLock if last.lock.is_none() || *self == Gate::InsteadOfTheLock => {
                 state.lock = Some(who);
                 // Who came to the lock without the gate may be overtaken by right.
                 let waits = |other: usize| {
-                    other != who && last.at[other] == At::AtLock && !self.skips_gate(other)
+                    other != who && last.at[other] == At::WantsLock && !self.skips_gate(other)
                 };
                 state.overtaken |= (0..PROCESSES).any(waits);
                 At::Both
@@ -113,7 +113,7 @@ impl Model for Gate {
                 state.lock = state.lock.filter(|holder| *holder != who);
                 At::Outside
             }
-            At::AtGate | At::AtLock | At::Dead => return None,
+            At::WantsGate | At::WantsLock | At::Dead => return None,
         };
         Some(state)
     }
@@ -132,7 +132,7 @@ impl Model for Gate {
                         .any(|who| model.next_state(state, Action::Step(who)).is_some())
             }),
             Property::sometimes("everybody waits, and one is inside", |_, state: &State| {
-                state.at == [At::Inside, At::AtLock, At::AtGate]
+                state.at == [At::Inside, At::WantsLock, At::WantsGate]
             }),
         ]
     }
