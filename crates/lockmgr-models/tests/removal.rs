@@ -73,11 +73,11 @@ impl State {
 
     /// The lowest number of a file that does not exist.
     fn unused(&self) -> File {
-        (0..)
+        (0..=PROCESSES)
             .find(|file| {
                 self.path != Some(*file) && self.at.iter().all(|at| at.file() != Some(*file))
             })
-            .unwrap()
+            .expect("each process has one file at most, and the path one")
     }
 }
 
@@ -117,7 +117,6 @@ impl Model for Removal {
                 state.locks[file] = Some(who);
                 At::Locked(file)
             }
-            At::Open(_) => return None,
             At::Locked(file) if last.path == Some(file) || *self == Removal::NoLookAfterGrant => {
                 At::Inside(file)
             }
@@ -136,7 +135,7 @@ impl Model for Removal {
                 state.unlock(who);
                 At::Outside
             }
-            At::Dead => return None,
+            At::Open(_) | At::Dead => return None,
         };
         Some(state)
     }

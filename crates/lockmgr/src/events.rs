@@ -24,9 +24,7 @@ pub(crate) fn now() -> Moment {
 mod real {
     use super::{Duration, Handle, Mode, Moment, Path};
 
-    fn path(
-        handle: &Handle,
-    ) -> tracing::field::DebugValue<Option<std::sync::Arc<std::path::Path>>> {
+    fn path(handle: &Handle) -> tracing::field::DebugValue<Option<std::sync::Arc<Path>>> {
         tracing::field::debug(handle.path())
     }
 

@@ -30,7 +30,7 @@ use support::{BOUND, Worker, kernel_locks, serve};
 
 const SLOTS: u32 = 4;
 const WORKERS: usize = 8;
-const ROUNDS: u64 = 1500;
+const ROUNDS: u64 = 3000;
 const REPLACER: usize = WORKERS;
 
 #[test]

@@ -1,8 +1,9 @@
 //! Finding free slots and locking them: all that are wanted, or none.
 //!
 //! The kernel tells which lock is in the way of a range, so whole stretches of free or taken slots
-//! are passed at once, and the lowest free ones are found first. Between the look and the lock
-//! somebody else may be quicker; then the look is repeated, a few times.
+//! are passed at once, and the lowest free ones are found first. Nothing is locked before enough are
+//! found. Between the look and the lock somebody else may be quicker; then the look is repeated, a few
+//! times.
 
 use rustix::io::Errno;
 
@@ -49,29 +50,30 @@ fn all(slots: u32) -> Range {
     Range::between(0, u64::from(slots))
 }
 
-/// Takes what is free until there is enough; returns whether somebody was quicker.
+/// Looks for enough free slots, and only then takes them; returns whether somebody was quicker.
 fn fill(file: &KeptFile, slots: u32, count: u32, taken: &mut Vec<u32>) -> Result<bool, Errno> {
-    let mut raced = false;
+    let mut missing = u64::from(count);
+    let mut free = Vec::new();
     let mut unknown = vec![all(slots)];
-    while let Some(range) = unknown.pop() {
+    while missing > 0 {
+        let Some(range) = unknown.pop() else { return Ok(false) };
         if let Some(obstacle) = look(file, range)? {
-            let mut rest: Vec<Range> = range.without(obstacle).collect();
+            let rest: Vec<Range> = range.without(obstacle).collect();
             // The lower part is looked at first.
-            unknown.extend(rest.drain(..).rev());
-            continue;
-        }
-        let missing = u64::from(count) - taken.len() as u64;
-        let end = range.end().min(range.start() + missing);
-        if try_lock(file, Range::between(range.start(), end))? {
-            taken.extend((range.start()..end).filter_map(|slot| u32::try_from(slot).ok()));
-            if end - range.start() == missing {
-                break;
-            }
+            unknown.extend(rest.into_iter().rev());
         } else {
-            raced = true;
+            let end = range.end().min(range.start() + missing);
+            missing -= end - range.start();
+            free.push(Range::between(range.start(), end));
         }
     }
-    Ok(raced)
+    for range in free {
+        if !try_lock(file, range)? {
+            return Ok(true);
+        }
+        taken.extend((range.start()..range.end()).filter_map(|slot| u32::try_from(slot).ok()));
+    }
+    Ok(false)
 }
 
 fn look(file: &KeptFile, range: Range) -> Result<Option<Range>, Errno> {
