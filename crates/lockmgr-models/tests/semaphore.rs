@@ -3,7 +3,7 @@
 //!
 //! | step | what it does |
 //! |---|---|
-//! | `Outside` → `AtQueue` → `Head` | asks for the queue, and gets it (those who try do not) |
+//! | `Outside` → `WantsQueue` → `Head` | asks for the queue, and gets it (those who try do not) |
 //! | `Head` → `Looking` | watches the file |
 //! | `Looking` | takes one slot after the other, if it is free |
 //! | `Looking` → `Asleep` | too few: what was taken is given back, and the event awaited |
@@ -24,7 +24,7 @@ const TRIES: usize = 2;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum At {
     Outside,
-    AtQueue,
+    WantsQueue,
     Head,
     /// At the slot with this number.
     Looking(usize),
@@ -61,6 +61,7 @@ enum Action {
 
 /// The protocol: what is there, and what was taken out.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of the protocol of its own")]
 struct Wait {
     /// Processes die.
     deaths: bool,
@@ -125,8 +126,8 @@ impl Wait {
         state.at[who] = match last.at[who] {
             At::Outside if tries => At::Looking(0),
             At::Outside if !self.queues => At::Head,
-            At::Outside => At::AtQueue,
-            At::AtQueue if last.queue.is_none() => {
+            At::Outside => At::WantsQueue,
+            At::WantsQueue if last.queue.is_none() => {
                 state.queue = Some(who);
                 At::Head
             }
@@ -191,7 +192,7 @@ impl Wait {
                 state.leave_queue(who);
                 At::Dead
             }
-            At::AtQueue | At::Asleep | At::Dead => return None,
+            At::WantsQueue | At::Asleep | At::Dead => return None,
         };
         Some(state)
     }
@@ -267,7 +268,7 @@ impl Model for Wait {
             }),
             Property::always("no slot is lost", |_, state: &State| {
                 let outside = |at: &At| {
-                    matches!(at, At::Outside | At::AtQueue | At::Head | At::Asleep | At::Dead)
+                    matches!(at, At::Outside | At::WantsQueue | At::Head | At::Asleep | At::Dead)
                 };
                 !state.at.iter().all(outside) || state.free() == SLOTS
             }),
@@ -277,7 +278,7 @@ impl Model for Wait {
                         .all(|who| state.at[who] != At::Asleep || state.queue == Some(who))
             }),
             Property::sometimes("somebody sleeps while somebody queues", |_, state: &State| {
-                state.at[0] == At::AtQueue && state.at[1] == At::Asleep
+                state.at[0] == At::WantsQueue && state.at[1] == At::Asleep
             }),
         ]
     }

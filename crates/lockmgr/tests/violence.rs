@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use lockmgr::{CancelToken, Error, FileLock, FileLockGuard, LockMgr, Mechanism};
 use support::process::Identity;
-use support::random::{Random, Seed};
+use support::random::Random;
 use support::{BOUND, Worker, serve};
 
 const WORKERS: usize = 8;
