@@ -41,13 +41,14 @@ pub(crate) fn run(quick: bool, only: Option<Part>) -> Result<()> {
     let (handoffs, starts, seconds) = if quick { (30, 50, 1) } else { (400, 2000, 5) };
     let uncontended = uncontended(quick)?;
     let handoff = program("handoff", &format!("--rounds {handoffs}"))?;
+    let semaphore = program("semaphore", &format!("--rounds {handoffs}"))?;
     let startup = program("startup", &format!("--rounds {starts}"))?;
     let waitcost = program("waitcost", &format!("--seconds {seconds}"))?;
 
     let fairness = fairness(quick)?;
 
     let summary = [uncontended, handoff, startup].join("\n");
-    let everything = format!("{}\n\n{summary}\n{waitcost}\n{fairness}", machine());
+    let everything = format!("{}\n\n{summary}\n{semaphore}\n{waitcost}\n{fairness}", machine());
     if quick {
         // A number that was measured for a blink is not worth publishing.
         eprintln!("\n{everything}");

@@ -79,13 +79,7 @@ impl Request {
     }
 
     pub(crate) fn limits(&self) -> Limits<'_> {
-        Limits {
-            deadline: self.when.deadline(),
-            tokens: &self.tokens,
-            on_grant: None,
-            kept: &self.kept,
-            watch: None,
-        }
+        Limits { kept: &self.kept, ..Limits::new(self.when.deadline(), &self.tokens) }
     }
 
     /// Acquires, asleep if need be. `bound` holds cannot leave the calling thread.

@@ -7,38 +7,34 @@
 //! | `Waiting` | the kernel | the waiter thread |
 //! | `Done` | — | — |
 //!
-//! The waiter thread exists only while the kernel is waited for, one a contended handle, since only
-//! the one with the turn waits there. It blocks all signals of the program, and takes the turn with
-//! it: if the future is dropped, the thread's wait is cancelled, it releases what it may just have
-//! been granted, and hands the turn on.
+//! The waiter thread ([`Job`]) exists only while the kernel is waited for, one a contended handle,
+//! since only the one with the turn waits there. It takes the turn with it: if the future is
+//! dropped, the thread's wait is cancelled, it releases what it may just have been granted, and
+//! hands the turn on.
 
 use std::future::Future;
 use std::io;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::Instant;
 
 use crate::acquire::{Request, When};
-use crate::cancel::{CancelToken, Entry, Interrupt};
+use crate::cancel::{Entry, Interrupt};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::file_lock::FileLock;
 use crate::guard::OwnedFileLockGuard;
 use crate::handle::{Claimed, stopped};
 use crate::hold::Hold;
+use crate::job::{self, Job};
 use crate::mode::Mechanism;
 use crate::queue::{Asker, Node};
 use crate::sys::fork;
-use crate::sys::signal::AllBlocked;
 use crate::timekeeper::{self, Reminder};
 use crate::turn::{Attempt, Turn};
 use crate::wait::Limits;
-
-/// Enough for the system calls of a wait and for a waker.
-const STACK: usize = 256 * 1024;
 
 /// A lock being acquired; made by awaiting an [`Acquire`](crate::Acquire).
 ///
@@ -58,7 +54,7 @@ pub struct AcquireFuture {
 enum Stage {
     Start,
     Queued { node: Arc<Node>, _tokens: Vec<Entry>, _reminder: Option<Reminder> },
-    Waiting(Arc<Job>),
+    Waiting(Arc<Job<Hold>>),
     Done,
 }
 
@@ -143,16 +139,20 @@ impl AcquireFuture {
             self.since = Some(Instant::now());
             events::waiting(self.lock.handle(), self.request.mode);
         }
-        let job = Job::start(turn, &self.request, self.since)
-            .map_err(|error| self.cannot_wait(&error))?;
+        let since = self.since;
+        let (deadline, tokens) = (self.request.when.deadline(), self.request.tokens.clone());
+        let kept = self.request.kept.clone();
+        let job = Job::start(deadline, tokens, move |limits| {
+            turn.sleep(operation, Limits { kept: &kept, ..limits })?;
+            Ok(turn.settle(false, since.map(|since| since.elapsed()).unwrap_or_default()))
+        })
+        .map_err(|error| self.cannot_wait(&error))?;
         self.stage = Stage::Waiting(job);
         Ok(None)
     }
 
     fn cannot_wait(&self, source: &io::Error) -> Error {
-        // The kind of the source, `WouldBlock`, would be taken for a lock that is busy.
-        let source = io::Error::other(format!("no thread can be started to wait with: {source}"));
-        Error::Io { path: self.lock.handle().path(), operation: self.request.operation(), source }
+        job::cannot_wait(self.lock.handle().path(), self.request.operation(), source)
     }
 
     /// One step; `Ok(None)` when the stage has changed and is to be looked at again.
@@ -229,108 +229,5 @@ impl std::fmt::Debug for AcquireFuture {
             .field("lock", &self.lock)
             .field("request", &self.request)
             .finish_non_exhaustive()
-    }
-}
-
-/// A wait that a thread does for a future.
-struct Job {
-    outcome: Mutex<Outcome>,
-    abandoned: CancelToken,
-}
-
-enum Outcome {
-    /// The thread is at it.
-    Pending(Option<Waker>),
-    Ready(Box<Result<Hold>>),
-    /// The future has taken the result, or has gone.
-    Taken,
-}
-
-impl Job {
-    fn start(mut turn: Turn, request: &Request, since: Option<Instant>) -> io::Result<Arc<Self>> {
-        let job = Arc::new(Self {
-            outcome: Mutex::new(Outcome::Pending(None)),
-            abandoned: CancelToken::new(),
-        });
-        let mut tokens = request.tokens.clone();
-        tokens.push(job.abandoned.clone());
-        let (deadline, operation) = (request.when.deadline(), request.operation());
-        let kept = request.kept.clone();
-        let result = Arc::clone(&job);
-        let quiet = AllBlocked::new();
-        thread::Builder::new().name("lockmgr-wait".into()).stack_size(STACK).spawn(move || {
-            let nudge = || result.nudge();
-            let on_grant: &dyn Fn() = &nudge;
-            let limits = Limits {
-                deadline,
-                tokens: &tokens,
-                on_grant: Some(on_grant),
-                kept: &kept,
-                watch: None,
-            };
-            let outcome = turn.sleep(operation, limits).map(|()| {
-                turn.settle(false, since.map(|since| since.elapsed()).unwrap_or_default())
-            });
-            result.finish(outcome);
-        })?;
-        drop(quiet);
-        Ok(job)
-    }
-
-    /// Wakes the task when the kernel has granted the lock, though the result is not ready: waking up
-    /// takes longer than what is left to do. A task that is quicker finds nothing yet, leaves its
-    /// waker again, and is woken once more.
-    fn nudge(&self) {
-        let mut outcome = self.outcome();
-        if let Outcome::Pending(waker) = &mut *outcome
-            && let Some(waker) = waker.take()
-        {
-            drop(outcome);
-            waker.wake();
-        }
-    }
-
-    fn finish(&self, result: Result<Hold>) {
-        let mut outcome = self.outcome();
-        match &mut *outcome {
-            Outcome::Pending(waker) => {
-                let waker = waker.take();
-                *outcome = Outcome::Ready(Box::new(result));
-                drop(outcome);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-            }
-            // The future has gone; a lock granted in that moment is released here.
-            Outcome::Ready(_) | Outcome::Taken => {
-                drop(outcome);
-                drop(result);
-            }
-        }
-    }
-
-    fn poll(&self, waker: &Waker) -> Poll<Result<Hold>> {
-        let mut outcome = self.outcome();
-        if let Outcome::Pending(place) = &mut *outcome {
-            let old = place.replace(waker.clone());
-            drop(outcome);
-            // A waker belongs to the program: dropping the last one of a task may run any code.
-            drop(old);
-            return Poll::Pending;
-        }
-        match mem::replace(&mut *outcome, Outcome::Taken) {
-            Outcome::Ready(result) => Poll::Ready(*result),
-            Outcome::Pending(_) | Outcome::Taken => panic!("a finished wait was polled again"),
-        }
-    }
-
-    fn abandon(&self) {
-        let outcome = mem::replace(&mut *self.outcome(), Outcome::Taken);
-        self.abandoned.cancel();
-        drop(outcome);
-    }
-
-    fn outcome(&self) -> MutexGuard<'_, Outcome> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

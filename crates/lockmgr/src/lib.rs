@@ -79,6 +79,7 @@ mod handle;
 mod held;
 mod hold;
 pub mod inspect;
+mod job;
 mod lock_mgr;
 mod lock_set;
 mod mode;
@@ -88,6 +89,7 @@ mod posix;
 mod printable;
 mod queue;
 mod record;
+mod semaphore;
 #[expect(unsafe_code, reason = "the system calls that have no safe wrapper")]
 mod sys;
 mod timekeeper;
@@ -106,3 +108,6 @@ pub use lock_mgr::LockMgr;
 pub use lock_set::{AcquireSet, AcquireSetFuture, LockSet, LockSetGuard, OwnedLockSetGuard};
 pub use mode::{Mechanism, Mode, Range};
 pub use options::{FileLockOptions, OnDeadlock};
+pub use semaphore::{
+    AcquireSlots, AcquireSlotsFuture, Semaphore, SemaphoreGuard, SemaphoreOptions,
+};

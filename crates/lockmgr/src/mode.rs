@@ -140,6 +140,9 @@ impl Range {
         Range::between(self.start.min(other.start), self.end().max(other.end()))
     }
 
+    /// The byte on which the waiters of a semaphore queue.
+    pub(crate) const SEMAPHORE_QUEUE: Range = Range { start: Self::LIMIT + 1, len: Some(1) };
+
     /// Returns the range of `len` bytes from `start`; a `len` of 0 means to the end of the file,
     /// however long it becomes.
     ///
@@ -207,7 +210,8 @@ impl Range {
         before.into_iter().chain(after)
     }
 
-    fn between(start: u64, end: u64) -> Range {
+    /// The bytes from `start` on and before `end`.
+    pub(crate) fn between(start: u64, end: u64) -> Range {
         let to_the_end = end == Self::LIMIT || end == u64::MAX;
         Range { start, len: (!to_the_end).then(|| end - start) }
     }

@@ -46,7 +46,12 @@ pub(crate) enum Stop {
     Os(Errno),
 }
 
-impl Limits<'_> {
+impl<'a> Limits<'a> {
+    /// Limits with nothing else to see to.
+    pub(crate) fn new(deadline: Option<Instant>, tokens: &'a [CancelToken]) -> Self {
+        Self { deadline, tokens, on_grant: None, kept: &[], watch: None }
+    }
+
     /// Returns an error when the wait must end now.
     pub(crate) fn check(&self) -> Result<(), Stop> {
         if self.tokens.iter().any(CancelToken::is_cancelled) {

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use lockmgr::{CancelToken, Error, FileLock, FileLockGuard, FileLockOptions, LockMgr, Mechanism};
 use support::process::Identity;
+use support::random::Random;
 use support::{BOUND, Worker, serve};
 
 const WORKERS: usize = 8;
@@ -68,7 +69,7 @@ fn violence_against_lockmgr_with_its_removal_on_release() {
 /// The referee.
 fn violence(kind: &str) {
     let mut random = Random::new();
-    let seed = Seed(random.state);
+    let seed = random.seed();
     let dir = tempfile::tempdir().unwrap();
     let place = Place::create(dir.path());
     let start = |index: usize, random: &mut Random| {
@@ -250,7 +251,7 @@ impl Player {
         let log_file = place.log(index);
         let log = Log::read(&log_file);
         let (tally, marker) = (place.tally(), place.marker());
-        let random = Random { state: seed };
+        let random = Random::from(seed);
         Self { index, me: Identity::mine(), tally, marker, log_file, log, random }
     }
 
@@ -490,56 +491,5 @@ fn replace(args: &[String]) {
             }
         }
         assert!(matches!(guard.unlock(), Err(Error::Replaced { while_held: true, .. })));
-    }
-}
-
-/// A small generator of numbers (xorshift64*): the same for the same seed.
-struct Random {
-    state: u64,
-}
-
-impl Random {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let state = match std::env::var("LOCKMGR_TEST_SEED") {
-            Ok(seed) => seed.parse().unwrap(),
-            Err(_) => u64::from(now.subsec_nanos()) + 1,
-        };
-        Self { state }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        self.state.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() >> 33).unwrap() % limit
-    }
-
-    fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + (self.next() >> 33) % (high - low)
-    }
-}
-
-/// Shown in every complaint, and when a test fails in any other way.
-struct Seed(u64);
-
-impl std::fmt::Display for Seed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LOCKMGR_TEST_SEED={}", self.0)
-    }
-}
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            #[expect(clippy::print_stderr, reason = "with it the failure can be repeated")]
-            {
-                eprintln!("{self}");
-            }
-        }
     }
 }

@@ -268,13 +268,7 @@ impl<'a> AcquireSet<'a> {
                 let end = Instant::now() + pause;
                 let deadline = self.when.deadline().map_or(end, |deadline| deadline.min(end));
                 // Whatever ends it: the next round finds out.
-                let limits = Limits {
-                    deadline: Some(deadline),
-                    tokens: &self.tokens,
-                    on_grant: None,
-                    kept: &[],
-                    watch: None,
-                };
+                let limits = Limits::new(Some(deadline), &self.tokens);
                 let _ = pausing(mode).wait(limits);
             }
         }

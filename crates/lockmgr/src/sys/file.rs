@@ -12,7 +12,10 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawMode, Stat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawMode, Stat, Timespec, Timestamps,
+    UTIME_NOW,
+};
 use rustix::io::Errno;
 
 use crate::sys::fork::{self, Slot};
@@ -34,7 +37,7 @@ impl KeptFile {
     /// Opens and lists as one step, as far as a fork in another thread is concerned. `open` is
     /// called again, told so by its argument, until no fork came between; `discard` closes what was
     /// opened in vain.
-    fn open_with(
+    pub(super) fn open_with(
         mut open: impl FnMut(bool) -> Result<OwnedFd, Errno>,
         discard: fn(Self),
     ) -> Result<Self, Errno> {
@@ -245,11 +248,44 @@ pub(crate) fn sleep_out_lease(
     Ok(())
 }
 
-fn above_standard_streams(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+pub(super) fn above_standard_streams(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     if fd.as_raw_fd() >= FIRST_FREE {
         return Ok(fd);
     }
     rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_FREE)
+}
+
+/// Sets the file's times to now, which whoever watches the file is told of. Needs no more than a
+/// file that may be written.
+pub(crate) fn touch(file: &KeptFile) -> Result<(), Errno> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    retry(|| rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now }))
+}
+
+/// Whether other machines may lock the file too, of which this kernel's events tell nothing.
+pub(crate) fn is_shared_with_other_machines(file: &KeptFile) -> bool {
+    /// NFS, SMB (three of them), Ceph, 9P, AFS (two), GFS2, OCFS2, Lustre, FUSE.
+    const SHARED: [u32; 12] = [
+        0x0000_6969,
+        0x0000_517B,
+        0xFF53_4D42,
+        0xFE53_4D42,
+        0x00C3_6400,
+        0x0102_1997,
+        0x5346_414F,
+        0x6B41_4653,
+        0x0116_1970,
+        0x7461_636F,
+        0x0BD0_0BD0,
+        0x6573_5546,
+    ];
+    // A filesystem that does not tell is taken for the worst.
+    retry(|| rustix::fs::fstatfs(file)).map_or(true, |status| {
+        // The type of the field differs between processors; the number has 32 bits.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
+        let kind = status.f_type as u32;
+        SHARED.contains(&kind)
+    })
 }
 
 /// Sets exactly these permissions. Filesystems without permissions refuse; that is no failure.
@@ -407,7 +443,7 @@ pub(crate) fn coarse_now() -> u64 {
 }
 
 /// Calls that do not wait for a lock are simply made again after a signal.
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         match call() {
             Err(Errno::INTR) => {}

@@ -9,3 +9,4 @@ pub(crate) mod fork;
 pub(crate) mod lock;
 pub(crate) mod process;
 pub(crate) mod signal;
+pub(crate) mod watch;

@@ -110,6 +110,11 @@ impl Activity {
         Self { switches, ticks }
     }
 
+    /// Voluntary context switches of all threads.
+    pub(crate) fn total_switches(&self) -> u64 {
+        self.switches.values().map(|count| count.parse::<u64>().unwrap()).sum()
+    }
+
     /// Waits until the process has come to rest.
     pub(crate) fn at_rest(pid: u32) -> Self {
         let mut last = Self::of(pid);
