@@ -30,7 +30,7 @@ impl Scene {
 
     fn hold(&self, name: &str) -> lockmgr::OwnedFileLockGuard {
         let lock = FileLock::open(self.directory.path().join(name)).unwrap();
-        lock.acquire().owned().wait().unwrap()
+        lock.acquire().wait_owned().unwrap()
     }
 
     /// A thread that waits, and its end when it gets the lock; returns when it waits.

@@ -11,6 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Sparkline, Wrap};
 
 use lockmgr::Mode;
+use lockmgr::inspect::Process;
 
 use super::picture::{Row, shown_range};
 use super::state::{Focus, QUESTION, Question, SIGNALS, State};
@@ -95,9 +96,11 @@ fn header(frame: &mut Frame<'_>, area: Rect, state: &State, theme: Theme, late: 
     }
     spans.push(Span::raw(format!("  {} contended", picture.contended())));
     spans.push(Span::raw(count(picture.waiters(), "waiter", "waiters")));
-    if !picture.deadlocks.is_empty() {
-        let number = count(picture.deadlocks.len(), "DEADLOCK", "DEADLOCKS");
-        spans.push(Span::styled(number, theme.alarm()));
+    let certain = picture.deadlocks.iter().filter(|circle| circle.certain).count();
+    if certain > 0 {
+        spans.push(Span::styled(count(certain, "DEADLOCK", "DEADLOCKS"), theme.alarm()));
+    } else if !picture.deadlocks.is_empty() {
+        spans.push(Span::styled("  possible deadlock", theme.alarm()));
     }
     if state.frozen {
         spans.push(Span::styled("  FROZEN", theme.contended()));
@@ -215,12 +218,21 @@ fn row_text(state: &State, row: &Row, fixed: usize, path: usize, holder: usize) 
             None => "not visible".to_owned(),
             Some(process) if process.ended => format!("{} (ended)", process.pid),
             Some(process) => {
-                format!("{} {} {}", process.pid, process.user(), process.command_line(holder))
+                format!("{} {} {}", process.pid, process.user(), short_command(process))
             }
         };
         line += &keep_start(&by, holder);
     }
     line
+}
+
+/// The command line without the directories of the program.
+fn short_command(process: &Process) -> String {
+    const WIDTH: usize = 200;
+    let line = process.command_line(WIDTH);
+    let (program, rest) = line.split_at(line.find(' ').unwrap_or(line.len()));
+    let name = program.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(program);
+    format!("{name}{rest}")
 }
 
 fn details(frame: &mut Frame<'_>, area: Rect, state: &mut State, theme: Theme) {

@@ -15,3 +15,5 @@ mod sigkill_of_lockmgr;
 mod signals;
 mod support;
 mod terminal;
+#[cfg(feature = "top")]
+mod top;

@@ -13,9 +13,9 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::support::{Listener, Scratch, is_locked, state, wait_until};
 
 /// A terminal, and the program that leads its session.
-struct Terminal {
-    user: Listener,
-    leader: Child,
+pub(crate) struct Terminal {
+    pub(crate) user: Listener,
+    pub(crate) leader: Child,
 }
 
 impl Terminal {
@@ -33,27 +33,27 @@ impl Terminal {
         Terminal { user: Listener::new(user), leader }
     }
 
-    fn types(&mut self, keys: &str) {
+    pub(crate) fn types(&mut self, keys: &str) {
         self.user.source().write_all(keys.as_bytes()).expect("the terminal takes input");
     }
 
     /// Reads on until the text is seen.
     #[track_caller]
-    fn shows(&mut self, text: &str) {
+    pub(crate) fn shows(&mut self, text: &str) {
         let before = self.user.until(text);
         assert!(before.is_some(), "the end came before {text:?}; seen: {}", self.user.shown());
     }
 
     /// Reads a number that ends in a point.
     #[track_caller]
-    fn reads_pid(&mut self) -> Pid {
+    pub(crate) fn reads_pid(&mut self) -> Pid {
         let line = self.user.until(".").expect("a number and a point");
         // A prompt or a job's number may stand before it.
         let number = line.rsplit(|c: char| !c.is_ascii_digit()).next().expect("the last part");
         crate::support::pid(number.parse().expect("a pid"))
     }
 
-    fn end(mut self) -> (Option<i32>, Option<i32>) {
+    pub(crate) fn end(mut self) -> (Option<i32>, Option<i32>) {
         let mut status = None;
         wait_until("the session's leader ends", || {
             status = self.leader.try_wait().expect("it is our child");
@@ -72,13 +72,13 @@ impl Drop for Terminal {
 }
 
 /// lockmgr itself leads the session and has the terminal in front of it.
-fn alone(scratch: &Scratch, words: &[&str]) -> Terminal {
+pub(crate) fn alone(scratch: &Scratch, words: &[&str]) -> Terminal {
     let mut command = scratch.command(&["setsid", "--ctty"]);
     Terminal::start(command.arg(crate::support::LOCKMGR).args(words))
 }
 
 /// An interactive shell with job control.
-fn shell(scratch: &Scratch) -> Terminal {
+pub(crate) fn shell(scratch: &Scratch) -> Terminal {
     let mut command = scratch.command(&["setsid", "--ctty", "/bin/sh", "-i"]);
     let mut terminal = Terminal::start(command.env("PS1", "> ").env_remove("ENV"));
     // From then on only what programs say is seen, and not what is typed.
