@@ -131,9 +131,7 @@ fn control_sequence(bytes: &[u8]) -> Head {
         // The Linux console's F1 to F5 have one letter more.
         b'[' if length == 0 => match inside.get(1) {
             None => Head::Incomplete,
-            Some(&letter @ b'A'..=b'E') => {
-                Head::Taken(4, Some(Key::Function(letter - b'A' + 1)))
-            }
+            Some(&letter @ b'A'..=b'E') => Head::Taken(4, Some(Key::Function(letter - b'A' + 1))),
             Some(_) => Head::Taken(4, None),
         },
         b'~' => {

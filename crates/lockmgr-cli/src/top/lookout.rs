@@ -125,7 +125,10 @@ fn signal_it(question: &Question, signal: Signal) -> Result<(), String> {
     let pinned = Pinned::new(&question.process)?;
     let table = LockTable::snapshot().map_err(|error| format!("cannot look: {error}"))?;
     if !pinned.holds(&question.lock, &table) {
-        return Err(format!("pid {} does not hold {} any more", question.process.pid, question.path));
+        return Err(format!(
+            "pid {} does not hold {} any more",
+            question.process.pid, question.path
+        ));
     }
     pinned.signal(signal)
 }

@@ -62,8 +62,8 @@ pub(crate) fn run(args: &TopArgs) -> Result<Status, Failure> {
     let taken: Vec<Signal> =
         ENDS.into_iter().chain([Signal::TSTP, Signal::CONT, Signal::WINCH]).collect();
     signals::block(&taken);
-    // A terminal that has gone is an error of a write, not the end.
-    signals::block(&[Signal::PIPE]);
+    // In the background we stop by our own doing (`come_back`), where the others can still end us.
+    signals::block(&[Signal::TTOU]);
     let taken = SignalSet::of(&taken);
     hook_panics();
     let end = Top::start(args, terminal, taken)
@@ -178,10 +178,7 @@ impl Top {
                 Ok(None) => {}
                 Ok(Some(end)) => return Ok(end),
                 // A terminal that is hung up fails, and says so by a signal as well.
-                Err(error) => {
-                    let signal = ENDS.into_iter().find(|&signal| signals::take(signal));
-                    return signal.map(End::Signal).ok_or_else(|| failed(&error));
-                }
+                Err(error) => return pending_end().ok_or_else(|| failed(&error)),
             }
         }
     }
@@ -223,7 +220,11 @@ impl Top {
             match self.state.key(key) {
                 Effect::Nothing => {}
                 Effect::Quit => return Ok(Some(End::Asked)),
-                Effect::Suspend => self.suspend()?,
+                Effect::Suspend => {
+                    if let Some(end) = self.suspend()? {
+                        return Ok(Some(end));
+                    }
+                }
                 Effect::Repaint => self.repaint = true,
                 Effect::Signal(question) => self.lookout.tell(Task::Signal(question)),
             }
@@ -266,10 +267,8 @@ impl Top {
             self.until_next_look()
         };
         // Not a moment too early, which would be a turn for nothing.
-        let limit = Timespec::try_from(limit + Duration::from_millis(1)).unwrap_or(Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        });
+        let limit = Timespec::try_from(limit + Duration::from_millis(1))
+            .unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let mut ready = [self.terminal.as_fd(), self.signals.as_fd(), self.lookout.done()]
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         match poll(&mut ready, Some(&limit)) {
@@ -294,27 +293,45 @@ impl Top {
         match signal {
             // The size is looked at whenever something is drawn.
             Signal::WINCH => {}
-            Signal::CONT => {
-                self.screen.retake()?;
-                self.repaint = true;
-            }
+            Signal::CONT => return self.come_back(),
             signal if signals::is_ignored(signal.as_raw()) => {}
-            Signal::TSTP => self.suspend()?,
+            Signal::TSTP => return self.suspend(),
             signal => return Ok(Some(End::Signal(signal))),
         }
         Ok(None)
     }
 
     /// Stops, as any program does at Ctrl-Z, and goes on when it is continued.
-    fn suspend(&mut self) -> io::Result<()> {
-        self.screen.leave_during(|| {
-            signals::suffer(Signal::TSTP);
+    fn suspend(&mut self) -> io::Result<Option<End>> {
+        screen::restore();
+        signals::suffer(Signal::TSTP);
+        self.come_back()
+    }
+
+    /// Takes the terminal again after a stop; stops again while another job has it.
+    fn come_back(&mut self) -> io::Result<Option<End>> {
+        loop {
             // What continued us is known.
             signals::take(Signal::CONT);
-        })?;
+            if let Some(end) = pending_end() {
+                return Ok(Some(end));
+            }
+            if !self.screen.is_others() {
+                break;
+            }
+            signals::suffer(Signal::TTOU);
+        }
+        self.screen.retake()?;
         self.repaint = true;
-        Ok(())
+        Ok(None)
     }
+}
+
+/// A signal that has come and ends the program.
+fn pending_end() -> Option<End> {
+    let has_come =
+        |signal: &Signal| !signals::is_ignored(signal.as_raw()) && signals::take(*signal);
+    ENDS.into_iter().find(has_come).map(End::Signal)
 }
 
 fn size_to_area(size: Size) -> ratatui::layout::Rect {

@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use lockmgr::Range;
 use lockmgr::inspect::{
-    Deadlock, Holder, Inode, Kind, Lock, LockTable, LockedFile, Process, Standing, Waiter, printable,
+    Deadlock, Holder, Inode, Kind, Lock, LockTable, LockedFile, Process, Standing, Waiter,
+    printable,
 };
 
 use crate::signal_holder::WhichLock;

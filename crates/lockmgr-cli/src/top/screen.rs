@@ -11,7 +11,9 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+
+use crate::sys::group;
 
 /// The alternate screen, without the cursor, and lines that do not wrap.
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[0m\x1b[2J";
@@ -48,24 +50,27 @@ impl Screen {
     fn make_raw(&self) -> io::Result<()> {
         let mut modes = tcgetattr(&self.terminal)?;
         modes.make_raw();
-        // First the modes: in the background this stops us, before anything is written.
         set(&self.terminal, &modes)?;
         say(&self.terminal, ENTER);
         Ok(())
     }
 
-    /// Leaves the terminal to others, for as long as `meanwhile` takes.
-    pub(super) fn leave_during(&self, meanwhile: impl FnOnce()) -> io::Result<()> {
-        restore();
-        meanwhile();
-        self.take()
+    /// Takes it anew after [`restore`], or after somebody else has stopped and continued this process
+    /// and the shell had the terminal meanwhile. To be called in the foreground only.
+    pub(super) fn retake(&self) -> io::Result<()> {
+        let is_restored = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        if is_restored { self.take() } else { self.make_raw() }
     }
 
-    /// After somebody else has stopped and continued this process, and the shell had the terminal: what
-    /// it was like before has not changed.
-    pub(super) fn retake(&self) -> io::Result<()> {
-        self.make_raw()
+    /// Whether the terminal is another job's, which is in front. (It need not be the one that controls
+    /// this session; then nobody is in front.)
+    pub(super) fn is_others(&self) -> bool {
+        is_others(&self.terminal)
     }
+}
+
+fn is_others(terminal: &File) -> bool {
+    tcgetpgrp(terminal).is_ok_and(|in_front| !group::is_our_group(in_front))
 }
 
 impl Drop for Screen {
@@ -74,13 +79,16 @@ impl Drop for Screen {
     }
 }
 
-/// Makes the terminal what it was, if it is not. Twice is once.
+/// Makes the terminal what it was, if it is not. Twice is once. In the background it leaves the terminal
+/// alone: it is another job's, and the shell has made it what that one needs.
 pub(super) fn restore() {
     let kept = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Before { terminal, modes }) = kept {
-        say(&terminal, LEAVE);
+    if let Some(Before { terminal, modes }) = kept
+        && !is_others(&terminal)
+    {
         // Nobody can be told, and there is nothing else to try.
         drop(set(&terminal, &modes));
+        say(&terminal, LEAVE);
     }
 }
 
@@ -147,9 +155,13 @@ mod tests {
         let screen = enter();
         assert!(!echoes());
         seen(ENTER);
-        screen.leave_during(|| assert!(echoes())).unwrap();
-        assert!(!echoes());
+        restore();
+        assert!(echoes());
         seen(LEAVE);
+        screen.retake().unwrap();
+        assert!(!echoes());
+        seen(ENTER);
+        screen.retake().unwrap();
         seen(ENTER);
         drop(screen);
         assert!(echoes());

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::signal_holder::WhichLock;
 
 use super::keys::Key;
-use super::picture::{Look, LockId, Memory, Picture, Row, verified_holder};
+use super::picture::{LockId, Look, Memory, Picture, Row, verified_holder};
 use super::tree;
 
 /// The signals that can be sent; the first is the one that is offered.
@@ -177,7 +177,8 @@ impl State {
         let rows = &self.shown.rows;
         let wanted = self.filter.to_lowercase();
         let matches = |row: &Row| row.haystack.iter().any(|text| text.contains(&wanted));
-        self.listed = (0..rows.len()).filter(|&at| wanted.is_empty() || matches(&rows[at])).collect();
+        self.listed =
+            (0..rows.len()).filter(|&at| wanted.is_empty() || matches(&rows[at])).collect();
         let order = self.sort;
         // By the path at last, so that equals do not change places from look to look.
         self.listed.sort_by(|&a, &b| {
@@ -203,7 +204,8 @@ impl State {
                 self.listed.iter().position(|&row| same(&self.shown.rows[row].id))
             };
             let place = id.place();
-            if let Some(found) = find(&|other| other == id).or_else(|| find(&|o| o.place() == place))
+            if let Some(found) =
+                find(&|other| other == id).or_else(|| find(&|o| o.place() == place))
             {
                 self.selected = found;
             }
@@ -216,7 +218,8 @@ impl State {
     }
 
     fn remember_selected(&mut self) {
-        self.selected_id = self.selected_row().map(|row| row.id.clone()).or(self.selected_id.take());
+        self.selected_id =
+            self.selected_row().map(|row| row.id.clone()).or(self.selected_id.take());
     }
 
     fn select(&mut self, index: usize) {

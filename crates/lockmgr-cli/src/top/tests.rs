@@ -306,7 +306,9 @@ fn without_colours_there_are_none_and_what_matters_stands_out() {
     for typed in ["", "K"] {
         keys(&mut state, typed);
         let (_, buffer) = shown(&mut state, USUAL, false);
-        assert!(buffer.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
+        assert!(
+            buffer.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset)
+        );
         assert!(buffer.content.iter().any(|cell| cell.modifier.contains(Modifier::BOLD)));
         assert!(buffer.content.iter().any(|cell| cell.modifier.contains(Modifier::REVERSED)));
     }

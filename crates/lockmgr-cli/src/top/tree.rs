@@ -98,8 +98,10 @@ impl<'p> Tree<'p> {
 
     /// The lock that a process waits for, if it waits.
     fn obstacle_of(&self, pid: u32) -> Option<(&'p LockedFile, &'p Lock)> {
-        let all = self.table.files.iter().flat_map(|file| file.locks.iter().map(move |l| (file, l)));
-        all.into_iter().find(|(_, lock)| lock.waiters.iter().any(|waiter| waiter.pid() == Some(pid)))
+        let all =
+            self.table.files.iter().flat_map(|file| file.locks.iter().map(move |l| (file, l)));
+        all.into_iter()
+            .find(|(_, lock)| lock.waiters.iter().any(|waiter| waiter.pid() == Some(pid)))
     }
 
     fn waiters(
@@ -126,8 +128,10 @@ impl<'p> Tree<'p> {
             let Some(pid) = waiter.pid() else { continue };
             for (its_file, its_lock) in self.contended_locks_of(pid) {
                 let path = shown_path(its_file);
-                let range = shown_range(its_lock.range).map(|r| format!(" {r}")).unwrap_or_default();
-                let what = format!("{below}holds {path} ({} {}{range})", its_lock.kind, its_lock.mode);
+                let range =
+                    shown_range(its_lock.range).map(|r| format!(" {r}")).unwrap_or_default();
+                let what =
+                    format!("{below}holds {path} ({} {}{range})", its_lock.kind, its_lock.mode);
                 if been.iter().any(|seen| std::ptr::eq(*seen, its_lock)) {
                     self.add(Tone::Nested, format!("{what}: see above"));
                 } else if been.len() < DEEPEST {
@@ -140,17 +144,19 @@ impl<'p> Tree<'p> {
     }
 
     fn is_in_circle(&self, waiter: &Waiter) -> bool {
-        self.deadlocks.iter().flat_map(|circle| &circle.links).any(|link| {
-            link.waiter.pid() == waiter.pid() && link.waiter.thread == waiter.thread
-        })
+        self.deadlocks
+            .iter()
+            .flat_map(|circle| &circle.links)
+            .any(|link| link.waiter.pid() == waiter.pid() && link.waiter.thread == waiter.thread)
     }
 
     fn contended_locks_of(&self, pid: u32) -> Vec<(&'p LockedFile, &'p Lock)> {
         let has = |lock: &&Lock| {
             !lock.waiters.is_empty()
-                && lock.holders.iter().any(|holder| {
-                    holder.pid() == Some(pid) && holder.standing != Standing::Gone
-                })
+                && lock
+                    .holders
+                    .iter()
+                    .any(|holder| holder.pid() == Some(pid) && holder.standing != Standing::Gone)
         };
         let files = self.table.files.iter();
         files.flat_map(|file| file.locks.iter().filter(has).map(move |lock| (file, lock))).collect()
