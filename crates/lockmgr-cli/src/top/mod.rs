@@ -62,7 +62,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<Status, Failure> {
     let taken: Vec<Signal> =
         ENDS.into_iter().chain([Signal::TSTP, Signal::CONT, Signal::WINCH]).collect();
     signals::block(&taken);
-    // In the background we stop by our own doing (`come_back`), where the others can still end us.
+    // In the background we stop by our own doing (`stop`), where the others can still end us.
     signals::block(&[Signal::TTOU]);
     let taken = SignalSet::of(&taken);
     hook_panics();
@@ -220,11 +220,7 @@ impl Top {
             match self.state.key(key) {
                 Effect::Nothing => {}
                 Effect::Quit => return Ok(Some(End::Asked)),
-                Effect::Suspend => {
-                    if let Some(end) = self.suspend()? {
-                        return Ok(Some(end));
-                    }
-                }
+                Effect::Suspend => self.suspend()?,
                 Effect::Repaint => self.repaint = true,
                 Effect::Signal(question) => self.lookout.tell(Task::Signal(question)),
             }
@@ -293,38 +289,43 @@ impl Top {
         match signal {
             // The size is looked at whenever something is drawn.
             Signal::WINCH => {}
-            Signal::CONT => return self.come_back(),
+            Signal::CONT => self.come_back()?,
             signal if signals::is_ignored(signal.as_raw()) => {}
-            Signal::TSTP => return self.suspend(),
+            Signal::TSTP => self.suspend()?,
             signal => return Ok(Some(End::Signal(signal))),
         }
         Ok(None)
     }
 
     /// Stops, as any program does at Ctrl-Z, and goes on when it is continued.
-    fn suspend(&mut self) -> io::Result<Option<End>> {
+    fn suspend(&mut self) -> io::Result<()> {
         screen::restore();
-        signals::suffer(Signal::TSTP);
+        stop(Signal::TSTP);
         self.come_back()
     }
 
     /// Takes the terminal again after a stop; stops again while another job has it.
-    fn come_back(&mut self) -> io::Result<Option<End>> {
+    fn come_back(&mut self) -> io::Result<()> {
         loop {
             // What continued us is known.
             signals::take(Signal::CONT);
-            if let Some(end) = pending_end() {
-                return Ok(Some(end));
-            }
             if !self.screen.is_others() {
                 break;
             }
-            signals::suffer(Signal::TTOU);
+            stop(Signal::TTOU);
         }
         self.screen.retake()?;
         self.repaint = true;
-        Ok(None)
+        Ok(())
     }
+}
+
+/// Stops by a signal that is blocked. The terminal is not ours meanwhile, so what ends us may end us at
+/// once; were it blocked, one that comes just before the stop would have to wait for the next `fg`.
+fn stop(by: Signal) {
+    SignalSet::of(&ENDS).unblock();
+    signals::suffer(by);
+    signals::block(&ENDS);
 }
 
 /// A signal that has come and ends the program.

@@ -19,8 +19,8 @@ struct Tmux {
 
 impl Tmux {
     fn start() -> Option<Self> {
-        if !has_tmux() {
-            skip("tmux is not installed, so `top` was not driven in it (apt-get install tmux)");
+        if !has("tmux") {
+            skip("there is no tmux to drive `top` in: apt-get install tmux");
             return None;
         }
         let scratch = Scratch::new();
@@ -31,7 +31,7 @@ impl Tmux {
         let started = tmux.command(&words).env("PS1", "> ").env_remove("ENV").output();
         let started = started.expect("tmux starts");
         assert!(started.status.success(), "{started:?}");
-        tmux.becomes("a prompt", |screen| screen.trim() == ">");
+        tmux.prompts();
         tmux.types("echo the old screen\n");
         tmux.shows("\nthe old screen\n");
         Some(tmux)
@@ -84,6 +84,14 @@ impl Tmux {
         assert!(outcome.is_ok(), "never seen: {what}\n{last}");
     }
 
+    /// Waits for the shell: what is typed before its prompt is shown before it, too.
+    #[track_caller]
+    fn prompts(&self) {
+        self.becomes("a prompt", |screen| {
+            screen.trim_end().ends_with("\n>") || screen.trim() == ">"
+        });
+    }
+
     /// Starts `top` and filters for what is of this test; the status is shown after its end.
     fn top(&self) {
         self.types("\"$LOCKMGR\" top --interval 100ms; echo status $?.\n");
@@ -99,6 +107,7 @@ impl Tmux {
     #[track_caller]
     fn is_restored(&self, status: u8) {
         self.shows(&format!("\nstatus {status}."));
+        self.prompts();
         let screen = self.screen();
         assert!(screen.starts_with("> echo the old screen\nthe old screen\n"), "{screen}");
         assert!(!screen.contains("lockmgr top  "), "{screen}");
@@ -116,11 +125,6 @@ impl Drop for Tmux {
             wait_until("tmux has ended", || crate::support::is_gone(server));
         }
     }
-}
-
-fn has_tmux() -> bool {
-    Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success())
-        || has("tmux")
 }
 
 fn holder(scratch: &Scratch, lock: &str) -> Running {
@@ -310,8 +314,11 @@ fn ctrl_z_leaves_the_screen_and_fg_comes_back() {
         tmux.shows("/the.lock");
         tmux.key("C-z");
         tmux.becomes("the old screen", |screen| {
-            screen.starts_with("the old screen\n>") && !screen.contains("lockmgr top  ")
+            screen.starts_with("the old screen\n>")
+                && screen.matches(" Stopped ").count() == round + 1
+                && !screen.contains("lockmgr top  ")
         });
+        tmux.prompts();
         tmux.types(&format!("echo meantime {round}\n"));
         tmux.shows(&format!("\nmeantime {round}\n"));
         tmux.types("fg\n");
@@ -323,6 +330,7 @@ fn ctrl_z_leaves_the_screen_and_fg_comes_back() {
     }
     tmux.types("q");
     tmux.shows("\nmeantime 2\n");
+    tmux.prompts();
     tmux.types("echo typed\n");
     tmux.shows("> echo typed\ntyped\n");
 }
@@ -422,8 +430,9 @@ fn in_the_background_it_leaves_the_terminal_alone_and_can_be_ended() {
         terminal.shows("mine");
         let mine = modes(&terminal);
         // It goes on without the terminal, so it stops again.
-        terminal.types("bg\n");
-        wait_until("it is stopped again", || state(top) == Some('T'));
+        let again = "while :; do jobs >j; grep -q 'tty output' j && break; done; echo a''gain";
+        terminal.types(&format!("bg; {again}\n"));
+        terminal.shows("again");
         assert_eq!(modes(&terminal), mine);
         terminal.types("kill -TERM %1; kill -CONT %1; wait %1; echo status $?.\n");
         terminal.shows("status 143.");
