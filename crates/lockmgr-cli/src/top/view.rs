@@ -2,6 +2,7 @@
 //! one row of the list, and a line for keys, filter and messages; columns that have no room are left out,
 //! the path last.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use ratatui::Frame;
@@ -151,9 +152,9 @@ fn list(frame: &mut Frame<'_>, area: Rect, state: &mut State, theme: Theme) {
         let [names, rest] = split(area, 1);
         let mut line = String::new();
         for (name, width) in &COLUMNS[..fixed] {
-            line += &format!("{name:<width$} ");
+            push(&mut line, format_args!("{name:<width$} "));
         }
-        line += &format!("{:<path$} ", "LOCK");
+        push(&mut line, format_args!("{:<path$} ", "LOCK"));
         if holder > 0 {
             line += "HOLDER";
         }
@@ -203,7 +204,7 @@ fn row_text(state: &State, row: &Row, fixed: usize, path: usize, holder: usize) 
     let cells = [waiting, oldest, row.held.show(), lock.kind.to_string(), mode.to_owned()];
     let mut line = String::new();
     for ((_, columns), cell) in COLUMNS.iter().zip(cells).take(fixed) {
-        line += &format!("{:<columns$} ", keep_start(&cell, *columns));
+        push(&mut line, format_args!("{:<columns$} ", keep_start(&cell, *columns)));
     }
     let range = shown_range(lock.range).map(|range| format!(" {range}"));
     let range = if lock.is_gate() { Some(" gate".to_owned()) } else { range }.unwrap_or_default();
@@ -283,16 +284,24 @@ fn footer(frame: &mut Frame<'_>, area: Rect, state: &State) {
     }
     let mut text = String::new();
     if !state.filter.is_empty() {
-        text += &format!("filter: {}  ", state.filter);
+        push(&mut text, format_args!("filter: {}  ", state.filter));
     }
     let details = if state.open { "Enter close  Tab scroll" } else { "Enter details" };
-    text += &format!("? help  q quit  {details}  / filter  K signal  f freeze  s sort: ");
+    push(
+        &mut text,
+        format_args!("? help  q quit  {details}  / filter  K signal  f freeze  s sort: "),
+    );
     text += state.sort.name();
     let gaps = &state.shown.table.gaps;
     if gaps.hidden || !gaps.not_permitted.is_empty() {
         text += "  (not everything is visible, see ?)";
     }
     frame.render_widget(Line::styled(keep_start(&text, columns), DIM), area);
+}
+
+/// Appends; to a string that cannot fail.
+fn push(line: &mut String, text: std::fmt::Arguments<'_>) {
+    let _ = line.write_fmt(text);
 }
 
 /// A box in the middle, as large as there is room for.
@@ -348,7 +357,7 @@ fn ask(frame: &mut Frame<'_>, area: Rect, question: &Question, theme: Theme) {
         Line::styled(format!("Send SIG{name} to pid {} of {user}?", process.pid), theme.alarm()),
         Line::raw(command),
         Line::raw(keep_end(&format!("holds {}", question.path), columns)),
-        Line::from_iter(choice),
+        choice.collect::<Line<'_>>(),
         Line::styled("y send   n leave it   ←/→ other signal", BOLD),
     ];
     frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }), inside);
