@@ -25,7 +25,6 @@ Examples:
 It needs a terminal, and exits with 64 without one. With NO_COLOR set it uses none.")]
 pub(crate) struct TopArgs {
     /// Look this often; at most ten times a second
-    #[cfg_attr(not(feature = "top"), expect(dead_code, reason = "that build has no `top`"))]
     #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     pub(crate) interval: Duration,
 }
