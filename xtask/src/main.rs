@@ -7,6 +7,7 @@
 mod bench;
 mod lint;
 mod man;
+mod prepare;
 mod soak;
 mod step;
 mod test;

@@ -8,9 +8,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::man;
+use crate::prepare;
 use crate::step::{self, cargo, has_nextest};
 
 pub(crate) fn run(runner_args: &[String]) -> Result<()> {
+    prepare::run();
     if !runner_args.is_empty() {
         let mut narrowed = all_tests();
         if !has_nextest() {

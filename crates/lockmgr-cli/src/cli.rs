@@ -5,6 +5,7 @@
 
 mod fd;
 mod run;
+mod top;
 mod values;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use lockmgr::{Mechanism, Mode, Range};
 
 pub(crate) use fd::{LockArgs, UnlockArgs};
 pub(crate) use run::RunArgs;
+pub(crate) use top::TopArgs;
 
 use crate::exit::{self, Status};
 
@@ -47,6 +49,7 @@ pub(crate) enum Order {
     Unlock(UnlockArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
+    Top(TopArgs),
 }
 
 /// Print the path of a named lock's file

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | the command's own | the command ran and ended |
 //! | 128 + N | the command was ended by signal N |
-//! | 0 | `lock`, `unlock`, `path`, `completions`, `--help`, `--version` did what they say |
+//! | 0 | `lock`, `unlock`, `path`, `completions`, `top`, `--help`, `--version` did what they say |
 //! | 1 | `unlock --fd N`: there was no lock to release |
-//! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open |
+//! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open; `top` without a terminal |
 //! | 70 | a defect in lockmgr itself |
 //! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock |
 //! | 74 | any other failure of the system |

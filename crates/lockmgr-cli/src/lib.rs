@@ -9,6 +9,7 @@
 //! - `waiting`: what is said and looked for while the lock is busy
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
 //! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
+//! - `top`: the live view of all locks, with `signal_holder` (feature `top`)
 //! - `exit`: every exit status; `say`: every message
 //! - `sys`: all unsafe code
 //!
@@ -26,7 +27,11 @@ mod exit;
 mod lock_fd;
 mod run;
 mod say;
+#[cfg(feature = "top")]
+mod signal_holder;
 mod sys;
+#[cfg(feature = "top")]
+mod top;
 mod waiting;
 
 use std::ffi::{OsStr, OsString};
@@ -60,6 +65,7 @@ fn obey(order: Order) -> Status {
         Order::Unlock(args) => lock_fd::unlock(&args),
         Order::Path(args) => finish(path(&args), false),
         Order::Completions(args) => finish(completions(&args), false),
+        Order::Top(args) => finish(top(&args), false),
     }
 }
 
@@ -80,6 +86,16 @@ fn show(error: &clap::Error) -> Status {
     // Somebody who closed the output does not want to read it.
     drop(error.print());
     if error.use_stderr() { exit::USAGE } else { exit::OK }
+}
+
+#[cfg(feature = "top")]
+fn top(args: &cli::TopArgs) -> Result<Status, Failure> {
+    top::run(args)
+}
+
+#[cfg(not(feature = "top"))]
+fn top(_: &cli::TopArgs) -> Result<Status, Failure> {
+    Err(Failure::usage("this build has no `top`: it was made without the feature of that name"))
 }
 
 fn path(args: &PathArgs) -> Result<Status, Failure> {
@@ -122,12 +138,13 @@ fn printable(text: &OsStr) -> std::borrow::Cow<'_, str> {
 
 /// The one line that a user sees of a panic.
 fn say_defect(panic: &PanicHookInfo<'_>) {
+    say(&defect(panic));
+}
+
+fn defect(panic: &PanicHookInfo<'_>) -> String {
     let payload = panic.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let what = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("panic");
     let place = panic.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
-    say(&format!(
-        "this is a defect in lockmgr, please report it: {what}{}",
-        place.unwrap_or_default()
-    ));
+    format!("this is a defect in lockmgr, please report it: {what}{}", place.unwrap_or_default())
 }

@@ -17,6 +17,16 @@ pub(crate) fn is_ours(of: Pid) -> bool {
     theirs == unsafe { libc::getpgrp() }
 }
 
+/// Whether this is the number of our process group.
+///
+/// # References
+/// `getpgrp(2)`
+#[cfg(feature = "top")]
+pub(crate) fn is_our_group(number: Pid) -> bool {
+    // SAFETY: it takes nothing and cannot fail.
+    number.as_raw_nonzero().get() == unsafe { libc::getpgrp() }
+}
+
 /// Whether we lead our session.
 ///
 /// # References

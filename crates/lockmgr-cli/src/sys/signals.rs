@@ -7,6 +7,8 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+#[cfg(feature = "top")]
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
@@ -152,6 +154,22 @@ pub(crate) fn next(of: &SignalSet) -> io::Result<Received> {
         };
         return Ok(Received { signal, sender });
     }
+}
+
+/// A descriptor that is readable while one of the signals, which must be blocked, waits in the queue;
+/// [`next`] takes it from there.
+///
+/// # References
+/// `signalfd(2)`
+#[cfg(feature = "top")]
+pub(crate) fn readable_when(pending: &SignalSet) -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised, and -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const pending.0, libc::SFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just made, and is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Takes a blocked signal from the queue if it is there.

@@ -17,4 +17,6 @@ mod sigkill_of_lockmgr;
 mod signals;
 mod support;
 mod terminal;
+#[cfg(feature = "top")]
+mod top;
 mod waiting_line;

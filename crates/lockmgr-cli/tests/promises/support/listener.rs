@@ -64,6 +64,10 @@ impl Listener {
         &mut self.source
     }
 
+    pub(crate) fn file(&self) -> &File {
+        &self.source
+    }
+
     pub(crate) fn hang_up(&mut self) {
         self.source = File::open("/dev/null").expect("/dev/null");
     }
