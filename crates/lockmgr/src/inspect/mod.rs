@@ -56,9 +56,23 @@ pub use table::{Gaps, Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing
 
 use crate::error::Result;
 use crate::mode::{Mechanism, Mode, Range};
+use crate::printable::Printable;
 
 use line::{Line, Told};
 use scan::{FdInfo, Scan, Wanted};
+
+/// Text that somebody else chose, as it may be shown: paths, command lines, names.
+///
+/// On one line: control characters, characters that are invisible or turn the direction of writing,
+/// and what is no UTF-8 are escaped. Quotes and backslashes stay as they are.
+///
+/// ```
+/// assert_eq!(lockmgr::inspect::printable(b"a\x1b[2J\nb\xff"), "a\\u{1b}[2J\\nb\\xff");
+/// ```
+#[must_use]
+pub fn printable(text: &[u8]) -> String {
+    Printable(text).to_string()
+}
 
 impl LockTable {
     /// Looks at every lock on the machine.
