@@ -36,7 +36,8 @@ pub(crate) fn document(command: &str, body: impl Serialize) -> Result<String, Fa
     let mut safe = String::with_capacity(text.len() + 1);
     for character in text.chars() {
         // Outside of strings there is nothing but ASCII, so this is inside one.
-        if is_safe(character) && !matches!(character, '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}')
+        if is_safe(character)
+            && !matches!(character, '\u{200b}'..='\u{200d}' | '\u{2028}' | '\u{2029}')
         {
             safe.push(character);
         } else {

@@ -197,7 +197,10 @@ impl Job<'_> {
 
     fn send_kill(&mut self) {
         for target in &mut self.targets {
-            if target.holds && !target.ended && target.send(Signal::KILL).is_ok() && !self.args.quiet
+            if target.holds
+                && !target.ended
+                && target.send(Signal::KILL).is_ok()
+                && !self.args.quiet
             {
                 say(&format!("sent SIGKILL to {}", show::process(&target.process)));
             }

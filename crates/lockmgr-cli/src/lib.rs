@@ -39,8 +39,8 @@ mod who;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::panic::{self, PanicHookInfo};
+use std::path::PathBuf;
 
 use lockmgr::name::{self, Scope};
 use rustix::process::Signal;

@@ -21,11 +21,7 @@ pub(crate) fn ls(args: &LsArgs) -> Result<Status, Failure> {
     loop {
         let table = look(args)?;
         let screen = Screen::of_output();
-        let mut text = if args.json {
-            in_json(&table)?
-        } else {
-            for_people(&table, args, &screen)
-        };
+        let mut text = if args.json { in_json(&table)? } else { for_people(&table, args, &screen) };
         if args.watch.is_some() && !args.json {
             text = redrawn(&text, first, &screen);
         }
@@ -166,9 +162,9 @@ fn sort(files: &mut [LockedFile], key: SortKey) {
                 (a.path.is_none(), &a.path, a.inode).cmp(&(b.path.is_none(), &b.path, b.inode))
             });
         }
-        SortKey::Pid => files.sort_by_cached_key(|file| {
-            first(file).map_or(u32::MAX, |process| process.pid)
-        }),
+        SortKey::Pid => {
+            files.sort_by_cached_key(|file| first(file).map_or(u32::MAX, |process| process.pid))
+        }
         SortKey::User => files.sort_by_cached_key(|file| {
             let user = first(file).filter(|process| !process.ended).map(|process| process.user());
             (user.is_none(), user)

@@ -95,7 +95,10 @@ pub(crate) fn free_a_signal(how: &AcquireArgs, ignored: &mut Unignored) {
 }
 
 /// One acquisition, as the options want it.
-pub(crate) fn attempt<'a>(acquire: Acquire<'a>, how: &AcquireArgs) -> lockmgr::Result<FileLockGuard<'a>> {
+pub(crate) fn attempt<'a>(
+    acquire: Acquire<'a>,
+    how: &AcquireArgs,
+) -> lockmgr::Result<FileLockGuard<'a>> {
     let acquire = acquire.mode(how.mode());
     match how.wait() {
         Wait::Not => acquire.try_now(),

@@ -24,8 +24,7 @@ struct Found {
 
 impl Found {
     fn look(path: PathBuf, all: bool) -> Result<Self, Failure> {
-        let looked =
-            if all { LockTable::of_thoroughly(&path) } else { LockTable::of(&path) };
+        let looked = if all { LockTable::of_thoroughly(&path) } else { LockTable::of(&path) };
         match looked {
             Ok(table) => {
                 let file = table.files.into_iter().next();
@@ -99,9 +98,10 @@ fn for_people(found: &[Found]) -> String {
 fn tell_gaps(found: &[Found]) {
     let lacks_names = |one: &&Found| {
         one.file.iter().flat_map(|file| &file.locks).any(|lock| {
-            lock.holders.iter().any(|holder| {
-                holder.process.is_none() || holder.standing == Standing::NotPermitted
-            }) || lock.waiters.iter().any(|waiter| waiter.process.is_none())
+            lock.holders
+                .iter()
+                .any(|holder| holder.process.is_none() || holder.standing == Standing::NotPermitted)
+                || lock.waiters.iter().any(|waiter| waiter.process.is_none())
         })
     };
     if let Some(one) = found.iter().find(lacks_names)

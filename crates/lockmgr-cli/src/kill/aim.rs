@@ -44,9 +44,7 @@ pub(super) fn locks_of(path: &Path) -> Result<Vec<Lock>, Failure> {
             let locks = table.files.into_iter().flat_map(|file| file.locks);
             Ok(locks.filter(is_a_lock_proper).collect())
         }
-        Err(lockmgr::Error::Io { source, .. })
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
+        Err(lockmgr::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             Ok(Vec::new())
         }
         Err(error) => Err(Failure::of_look(&error)),
@@ -80,9 +78,7 @@ pub(super) fn choose(locks: &[Lock], args: &KillArgs) -> (Vec<(Process, Holder)>
             }
         }
     }
-    spared.retain(|one| {
-        !chosen.iter().any(|(process, _)| one.holder.pid() == Some(process.pid))
-    });
+    spared.retain(|one| !chosen.iter().any(|(process, _)| one.holder.pid() == Some(process.pid)));
     (chosen, spared)
 }
 

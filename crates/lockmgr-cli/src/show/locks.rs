@@ -33,7 +33,11 @@ const LEGEND: [(Standing, &str); 5] = [
 ];
 
 /// Adds the file's locks below its name; returns which standings were among them.
-pub(crate) fn add_file(rows: &mut Rows, file: &LockedFile, heading: &str) -> BTreeSet<&'static str> {
+pub(crate) fn add_file(
+    rows: &mut Rows,
+    file: &LockedFile,
+    heading: &str,
+) -> BTreeSet<&'static str> {
     let mut met = BTreeSet::new();
     rows.text(Style::Heading, heading);
     for lock in &file.locks {

@@ -39,7 +39,9 @@ pub(crate) fn gaps(gaps: &Gaps) -> Option<String> {
     let mut parts = Vec::new();
     match gaps.not_permitted.len() {
         0 => {}
-        1 => parts.push("1 process could not be looked at (not permitted); run as root to see all".into()),
+        1 => parts.push(
+            "1 process could not be looked at (not permitted); run as root to see all".into(),
+        ),
         count => parts.push(format!(
             "{count} processes could not be looked at (not permitted); run as root to see all"
         )),
@@ -48,7 +50,9 @@ pub(crate) fn gaps(gaps: &Gaps) -> Option<String> {
         parts.push("locks of processes outside this pid namespace are hidden".to_owned());
     }
     if gaps.pieced_together {
-        parts.push("the table is long: locks that came or went while it was read may be missing".into());
+        parts.push(
+            "the table is long: locks that came or went while it was read may be missing".into(),
+        );
     }
     if gaps.cut_short {
         parts.push("not everybody was looked at: it took too long".into());

@@ -121,10 +121,6 @@ fn cut(text: &str, limit: usize) -> String {
 mod tests {
     use super::*;
 
-    fn screen(width: Option<usize>) -> Screen {
-        Screen { width, ..Screen::of_output() }
-    }
-
     #[test]
     fn cells_stand_under_each_other() {
         let mut rows = Rows::default();
@@ -133,13 +129,10 @@ mod tests {
             rows.cells(Style::Plain, cells.map(str::to_owned).to_vec());
         }
         assert_eq!(
-            rows.render(&screen(None)),
+            rows.render(&Screen::plain(None)),
             "/a\n  holds  1     long command\n  waits  4711  x\n"
         );
-        assert_eq!(
-            rows.render(&screen(Some(20))),
-            "/a\n  holds  1     long …\n  waits  4711  x\n"
-        );
+        assert_eq!(rows.render(&Screen::plain(Some(20))), "/a\n  holds  1     long …\n  waits  4711  x\n");
     }
 
     #[test]

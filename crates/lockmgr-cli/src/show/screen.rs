@@ -46,6 +46,12 @@ impl Screen {
         }
     }
 
+    /// No terminal, whatever this process has.
+    #[cfg(test)]
+    pub(super) fn plain(width: Option<usize>) -> Self {
+        Self { colour: false, is_terminal: false, width, height: None }
+    }
+
     pub(crate) fn paint(&self, style: Style, text: &str) -> String {
         let code = match style {
             _ if !self.colour || text.is_empty() => return text.to_owned(),

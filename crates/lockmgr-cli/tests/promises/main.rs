@@ -4,14 +4,20 @@
 
 mod bad_input;
 mod daemon_left_behind;
+mod deadlocks;
 mod exit_codes;
 mod fd_forms;
 mod hold_tree;
 mod inherited_signal_state;
+mod json_schema;
+mod kill;
 mod lock_lasts_as_long_as_command;
+mod ls;
 mod names;
 mod output;
 mod sigkill_of_lockmgr;
 mod signals;
 mod support;
 mod terminal;
+mod wait;
+mod who;

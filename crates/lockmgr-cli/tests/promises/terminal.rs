@@ -13,19 +13,21 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::support::{Listener, Scratch, is_locked, state, wait_until};
 
 /// A terminal, and the program that leads its session.
-struct Terminal {
+pub(crate) struct Terminal {
     user: Listener,
     leader: Child,
 }
 
 impl Terminal {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let user: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
             .expect("a terminal");
         grantpt(&user).expect("it is ours");
         unlockpt(&user).expect("it is ours");
         let name = ptsname(&user, Vec::new()).expect("it has a name");
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&user, size).expect("it is a terminal");
         let other_side = open(name, flags, Mode::empty()).expect("the terminal's other side");
         let copy = || Stdio::from(other_side.try_clone().expect("a descriptor"));
         let command = command.stdin(copy()).stdout(copy()).stderr(copy());
@@ -33,13 +35,13 @@ impl Terminal {
         Terminal { user: Listener::new(user), leader }
     }
 
-    fn types(&mut self, keys: &str) {
+    pub(crate) fn types(&mut self, keys: &str) {
         self.user.source().write_all(keys.as_bytes()).expect("the terminal takes input");
     }
 
     /// Reads on until the text is seen.
     #[track_caller]
-    fn shows(&mut self, text: &str) {
+    pub(crate) fn shows(&mut self, text: &str) {
         let before = self.user.until(text);
         assert!(before.is_some(), "the end came before {text:?}; seen: {}", self.user.shown());
     }
@@ -53,7 +55,7 @@ impl Terminal {
         crate::support::pid(number.parse().expect("a pid"))
     }
 
-    fn end(mut self) -> (Option<i32>, Option<i32>) {
+    pub(crate) fn end(mut self) -> (Option<i32>, Option<i32>) {
         let mut status = None;
         wait_until("the session's leader ends", || {
             status = self.leader.try_wait().expect("it is our child");
@@ -72,7 +74,7 @@ impl Drop for Terminal {
 }
 
 /// lockmgr itself leads the session and has the terminal in front of it.
-fn alone(scratch: &Scratch, words: &[&str]) -> Terminal {
+pub(crate) fn alone(scratch: &Scratch, words: &[&str]) -> Terminal {
     let mut command = scratch.command(&["setsid", "--ctty"]);
     Terminal::start(command.arg(crate::support::LOCKMGR).args(words))
 }

@@ -127,8 +127,7 @@ impl Process {
         let start = Duration::from_millis(self.start.checked_mul(1000)? / ticks_a_second);
         // The clock that the kernel counts a process's start in.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let now =
-            Duration::new(u64::try_from(now.tv_sec).ok()?, u32::try_from(now.tv_nsec).ok()?);
+        let now = Duration::new(u64::try_from(now.tv_sec).ok()?, u32::try_from(now.tv_nsec).ok()?);
         Some(now.saturating_sub(start))
     }
 
