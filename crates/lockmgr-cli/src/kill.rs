@@ -53,9 +53,10 @@ struct Job<'a> {
 impl Job<'_> {
     fn done(mut self) -> Result<Status, Failure> {
         let (outcome, line) = self.work()?;
-        let holders = locks_of(&self.path)?.into_iter().flat_map(|lock| lock.holders).collect();
+        let holders: Vec<Holder> =
+            locks_of(&self.path)?.into_iter().flat_map(|lock| lock.holders).collect();
         if self.args.json {
-            show::write(&self.in_json(outcome, holders)?)?;
+            show::write(&self.in_json(outcome, &holders)?)?;
         }
         let status = match outcome {
             Outcome::Free | Outcome::HeldByOthers => {
@@ -97,7 +98,7 @@ impl Job<'_> {
         }
         self.send_to_those_who_hold_it_still()?;
         if self.targets.iter().all(|target| target.sent.is_empty()) {
-            return self.after(&locks_of(&self.path)?);
+            return Ok(self.after(&locks_of(&self.path)?));
         }
         self.wait()
     }
@@ -170,7 +171,7 @@ impl Job<'_> {
                 target.compare(&locks);
             }
             if !self.targets.iter().any(|target| target.holds) {
-                return self.after(&locks);
+                return Ok(self.after(&locks));
             }
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
@@ -229,7 +230,7 @@ impl Job<'_> {
     }
 
     /// What the locks are like that those who were signalled do not hold any more.
-    fn after(&self, locks: &[Lock]) -> Result<(Outcome, String), Failure> {
+    fn after(&self, locks: &[Lock]) -> (Outcome, String) {
         let shown = &self.shown;
         let living = |lock: &Lock| -> Vec<Holder> {
             let holders = lock.holders.iter();
@@ -237,17 +238,19 @@ impl Job<'_> {
         };
         if let Some(kept) = locks.iter().find(|lock| self.is_kept(lock)) {
             let who: Vec<_> = living(kept).iter().map(named).collect();
-            let line = format!(
-                "{shown}: the lock lives on in {}, which has inherited it or was not signalled",
-                who.join(" and ")
-            );
-            return Ok((Outcome::Kept, line));
+            let line = if who.is_empty() {
+                format!("{shown}: the lock lives on, and nobody is seen to have it")
+            } else {
+                let who = who.join(" and ");
+                format!("{shown}: the lock lives on in {who}, which was not signalled")
+            };
+            return (Outcome::Kept, line);
         }
         match locks.iter().flat_map(living).next() {
-            None => Ok((Outcome::Free, format!("{shown} is free"))),
+            None => (Outcome::Free, format!("{shown} is free")),
             Some(holder) => {
                 let line = format!("{shown}: held by others now: {}", named(&holder));
-                Ok((Outcome::HeldByOthers, line))
+                (Outcome::HeldByOthers, line)
             }
         }
     }
@@ -271,7 +274,7 @@ impl Job<'_> {
         }
     }
 
-    fn in_json(&self, outcome: Outcome, holders: Vec<Holder>) -> Result<String, Failure> {
+    fn in_json(&self, outcome: Outcome, holders: &[Holder]) -> Result<String, Failure> {
         let mut teller = Teller::default();
         let signalled = self
             .targets

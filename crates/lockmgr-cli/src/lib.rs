@@ -28,6 +28,7 @@ mod exit;
 mod json;
 mod kill;
 mod lock_fd;
+mod look;
 mod ls;
 mod run;
 mod say;

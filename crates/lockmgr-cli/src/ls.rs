@@ -163,7 +163,7 @@ fn sort(files: &mut [LockedFile], key: SortKey) {
             });
         }
         SortKey::Pid => {
-            files.sort_by_cached_key(|file| first(file).map_or(u32::MAX, |process| process.pid))
+            files.sort_by_cached_key(|file| first(file).map_or(u32::MAX, |process| process.pid));
         }
         SortKey::User => files.sort_by_cached_key(|file| {
             let user = first(file).filter(|process| !process.ended).map(|process| process.user());

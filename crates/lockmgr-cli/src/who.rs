@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use lockmgr::inspect::{Gaps, Kind, LockTable, LockedFile, Standing};
+use lockmgr::inspect::{Gaps, LockTable, LockedFile, Standing};
 use serde::Serialize;
 
 use crate::cli::WhoArgs;
 use crate::exit::{self, Failure, Status};
 use crate::json::{self, FileJson, GapsJson, PathJson, Teller};
+use crate::look::{is_a_lock_proper, look_at};
 use crate::path_of_lock;
 use crate::say::say;
 use crate::show::{self, Rows, Screen, Style};
@@ -24,30 +25,16 @@ struct Found {
 
 impl Found {
     fn look(path: PathBuf, all: bool) -> Result<Self, Failure> {
-        let looked = if all { LockTable::of_thoroughly(&path) } else { LockTable::of(&path) };
-        match looked {
-            Ok(table) => {
-                let file = table.files.into_iter().next();
-                Ok(Self { path, exists: true, file, gaps: table.gaps })
-            }
-            Err(lockmgr::Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(Self { path, exists: false, file: None, gaps: Gaps::default() })
-            }
-            Err(error) => Err(Failure::of_look(&error)),
-        }
+        let table = look_at(&path, all)?;
+        let exists = table.is_some();
+        let LockTable { files, gaps, .. } = table.unwrap_or_default();
+        Ok(Self { path, exists, file: files.into_iter().next(), gaps })
     }
 
     /// A gate is had while one queues, and a lease is no lock.
     fn is_held(&self) -> bool {
         self.file.iter().flat_map(|file| &file.locks).any(is_a_lock_proper)
     }
-}
-
-/// Whether it is what people mean by a lock: no lease, and no gate.
-pub(crate) fn is_a_lock_proper(lock: &lockmgr::inspect::Lock) -> bool {
-    lock.kind != Kind::Lease && !lock.is_gate()
 }
 
 pub(crate) fn who(args: &WhoArgs) -> Result<Status, Failure> {

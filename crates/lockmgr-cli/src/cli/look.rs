@@ -21,7 +21,7 @@ What is known of a holder:
   holds          it took the lock and has it now
   inherited      it has the open file that another process has locked
   unclear        it is one of several that have the open file; who locked it is not known
-  gone           it took the lock and has ended or let go of it since; others have it still
+  gone           it took the lock, and has ended or let go of it since
   not permitted  the kernel names it; this user may not look whether it has the lock still
   not visible    the lock is held, and the kernel does not show by whom
 

@@ -12,13 +12,13 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use lockmgr::inspect::{Holder, Lock, LockTable, Process, Standing};
+use lockmgr::inspect::{Holder, Lock, Process, Standing};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cli::KillArgs;
 use crate::exit::Failure;
-use crate::who::is_a_lock_proper;
+use crate::look::{is_a_lock_proper, look_at};
 
 /// A holder that may be signalled, pinned.
 pub(super) struct Target {
@@ -39,16 +39,9 @@ pub(super) struct Spared {
 
 /// The locks on the file now, those that count as such. A file that is not there has none.
 pub(super) fn locks_of(path: &Path) -> Result<Vec<Lock>, Failure> {
-    match LockTable::of_thoroughly(path) {
-        Ok(table) => {
-            let locks = table.files.into_iter().flat_map(|file| file.locks);
-            Ok(locks.filter(is_a_lock_proper).collect())
-        }
-        Err(lockmgr::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Vec::new())
-        }
-        Err(error) => Err(Failure::of_look(&error)),
-    }
+    let table = look_at(path, true)?.unwrap_or_default();
+    let locks = table.files.into_iter().flat_map(|file| file.locks);
+    Ok(locks.filter(is_a_lock_proper).collect())
 }
 
 /// Sorts the holders into those who may be signalled and those who may not.
@@ -92,8 +85,7 @@ fn why_not(holder: &Holder, args: &KillArgs) -> Option<&'static str> {
     }
     match holder.standing {
         Standing::Verified => None,
-        Standing::Inherited if args.inherited => None,
-        Standing::Unclear if args.inherited => None,
+        Standing::Inherited | Standing::Unclear if args.inherited => None,
         Standing::Inherited => {
             Some("it has inherited the lock and did not take it; --inherited signals it, too")
         }

@@ -18,10 +18,7 @@ const LEGEND: [(Standing, &str); 5] = [
         Standing::Unclear,
         "unclear: one of several that have the open file; which of them locked it is not known",
     ),
-    (
-        Standing::Gone,
-        "gone: it took the lock and has ended or let go of it since; others have it still",
-    ),
+    (Standing::Gone, "gone: it took the lock, and has ended or let go of it since"),
     (
         Standing::NotPermitted,
         "not permitted: the kernel names it; this user may not look whether it has the lock still",

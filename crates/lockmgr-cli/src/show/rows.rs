@@ -132,7 +132,10 @@ mod tests {
             rows.render(&Screen::plain(None)),
             "/a\n  holds  1     long command\n  waits  4711  x\n"
         );
-        assert_eq!(rows.render(&Screen::plain(Some(20))), "/a\n  holds  1     long …\n  waits  4711  x\n");
+        assert_eq!(
+            rows.render(&Screen::plain(Some(20))),
+            "/a\n  holds  1     long…\n  waits  4711  x\n"
+        );
     }
 
     #[test]

@@ -57,9 +57,7 @@ fn everything_lslocks_lists_is_listed() {
     let mut compared = 0;
     for line in theirs["locks"].as_array().unwrap() {
         let text = |key: &str| line[key].to_string().trim_matches('"').to_owned();
-        let Some(file) =
-            files.iter().find(|file| file["inode"]["number"].to_string() == text("inode"))
-        else {
+        let Some(file) = files.iter().find(|file| file["inode"]["number"] == line["inode"]) else {
             continue;
         };
         compared += 1;

@@ -58,7 +58,7 @@ pub(crate) fn check(value: &Value, schema: &Value, root: &Value) -> Result<(), S
             "enum" => wanted.as_array().is_some_and(|all| all.contains(value)),
             "minimum" => value.is_null() || value.as_f64() >= wanted.as_f64(),
             "minItems" => {
-                value.as_array().map(Vec::len) >= wanted.as_u64().map(|least| least as usize)
+                value.as_array().is_some_and(|all| Some(all.len() as u64) >= wanted.as_u64())
             }
             "items" => {
                 for (index, item) in value.as_array().into_iter().flatten().enumerate() {
