@@ -140,3 +140,50 @@ impl Target {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use lockmgr::inspect::LockTable;
+
+    use super::*;
+
+    fn child() -> (std::process::Child, Process) {
+        let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let process = Process::look(child.id()).unwrap();
+        (child, process)
+    }
+
+    /// Who holds a lock that this very process has.
+    fn some_holder() -> Holder {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lock = lockmgr::FileLock::open(file.path()).unwrap();
+        let _guard = lock.lock().unwrap();
+        let table = LockTable::of(file.path()).unwrap();
+        table.files[0].locks[0].holders[0].clone()
+    }
+
+    #[test]
+    fn a_process_that_was_given_the_pid_since_is_not_pinned() {
+        let (mut child, process) = child();
+        let mut before = process.clone();
+        before.start -= 1;
+        assert!(Target::pin(before, some_holder()).unwrap().is_none());
+        assert!(Target::pin(process, some_holder()).unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn who_is_pinned_and_ends_is_signalled_no_more_and_nobody_else_is() {
+        let (mut child, process) = child();
+        let mut target = Target::pin(process.clone(), some_holder()).unwrap().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The number is free for another one now; the descriptor is not.
+        assert_eq!(target.send(Signal::KILL), Ok(()));
+        assert!(target.ended && target.sent.is_empty());
+        assert!(Target::pin(process, some_holder()).unwrap().is_none());
+    }
+}

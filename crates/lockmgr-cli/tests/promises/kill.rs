@@ -202,6 +202,20 @@ fn it_does_not_signal_itself() {
 }
 
 #[test]
+fn process_1_is_spared_unless_asked_for() {
+    let unshared = ["unshare", "--fork", "--pid", "--mount-proc", "sh", "-c"];
+    let scratch = Scratch::new();
+    let script = "exec \"$LOCKMGR\" run --no-fork ./l sh -c 'trap \"echo caught\" USR1; \
+                  \"$LOCKMGR\" kill -y ./l; echo $?; \"$LOCKMGR\" kill -y --init -s USR1 -w 0 ./l; true'";
+    if finished(&mut scratch.command(&[&unshared[..], &["true"]].concat())).code != Some(0) {
+        return skip("needs unshare(1) and the right to make a pid namespace");
+    }
+    let shown = finished(&mut scratch.command(&[&unshared[..], &[script]].concat()));
+    assert_eq!(shown.exits(0).out, "77\ncaught\n", "{shown:?}");
+    assert!(shown.err.contains("it is process 1"), "{shown:?}");
+}
+
+#[test]
 fn other_users_holders_are_named_and_left_alone() {
     if !is_root() {
         return skip("needs root, to be another user");
