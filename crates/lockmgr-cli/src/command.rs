@@ -13,15 +13,15 @@ use crate::sys::spawn::Argv;
 /// Where programs are when nothing says where; the C library's own answer.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// The command, from the words after LOCK or from `-c`.
-pub(crate) fn argv(words: Vec<OsString>, shell_command: Option<OsString>) -> Argv {
-    Argv::new(match shell_command {
+/// The command's words, from those after LOCK or from `-c`.
+pub(crate) fn words(words: Vec<OsString>, shell_command: Option<OsString>) -> Vec<OsString> {
+    match shell_command {
         Some(text) => {
             let shell = env::var_os("SHELL").filter(|shell| !shell.is_empty());
             vec![shell.unwrap_or_else(|| "/bin/sh".into()), "-c".into(), text]
         }
         None => words,
-    })
+    }
 }
 
 /// What it means that the program could not be started.

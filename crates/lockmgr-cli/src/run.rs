@@ -2,17 +2,21 @@
 //!
 //! 1. The lock is acquired with signals as they were inherited: one that kills, kills us, and the
 //!    command is never started.
+//!    Then the lock file is told who holds it, for people to read; the descriptor for that is closed
+//!    before the command is started, and is never inherited.
 //! 2. The command runs with the lock's descriptor inherited, so that even SIGKILL of lockmgr does not
 //!    free the lock under it.
 //! 3. When the command has ended, the lock is released by name, not by closing: a process that the
 //!    command left in the background has the descriptor, too, and must not keep the lock.
 
+use std::ffi::OsString;
 use std::io;
+use std::mem;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use lockmgr::name::{self, Scope};
-use lockmgr::{Acquire, Error, FileLock, FileLockGuard, Mechanism};
+use lockmgr::{Acquire, Error, FileLock, FileLockGuard, Mechanism, Mode};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, WaitStatus};
 
@@ -30,15 +34,19 @@ pub(crate) fn run(args: RunArgs) -> Status {
     finish(try_run(args), quiet)
 }
 
-fn try_run(args: RunArgs) -> Result<Status, Failure> {
-    let lock = the_lock(&args)?;
-    let RunArgs { acquire: how, command, shell_command, no_fork, hold_tree, .. } = args;
-    let program = command::argv(command, shell_command);
+fn try_run(mut args: RunArgs) -> Result<Status, Failure> {
+    let words = command::words(mem::take(&mut args.command), args.shell_command.take());
+    let lock = the_lock(&args, &words)?;
+    let RunArgs { acquire: how, note, no_fork, hold_tree, .. } = args;
+    let program = Argv::new(words);
     let mut ignored = Unignored::default();
     free_a_signal(&how, &mut ignored);
     let guard = attempt(lock.acquire(), &how)
         .map_err(|error| Failure::of_lock(&error, how.busy_exit_code))?;
     tell_wait(&how, &guard);
+    if note.is_some() {
+        tell_if_not_kept(&how, &guard);
+    }
     if no_fork {
         Err(become_the_command(&guard, &program, &ignored))
     } else {
@@ -46,8 +54,8 @@ fn try_run(args: RunArgs) -> Result<Status, Failure> {
     }
 }
 
-/// The lock that the options describe; nothing is opened yet, so that the deadline covers it.
-fn the_lock(args: &RunArgs) -> Result<FileLock, Failure> {
+/// The lock that the options describe, for a command of these words; nothing is opened yet, so that the deadline covers it.
+fn the_lock(args: &RunArgs, words: &[OsString]) -> Result<FileLock, Failure> {
     let of_lock = |error: Error| Failure::of_lock(&error, args.acquire.busy_exit_code);
     check_mechanism(&args.acquire)?;
     if args.acquire.mechanism == Mechanism::Posix && !args.no_fork {
@@ -67,6 +75,13 @@ fn the_lock(args: &RunArgs) -> Result<FileLock, Failure> {
         .mechanism(args.acquire.mechanism)
         .create(!args.no_create)
         .remove_on_release(args.remove);
+    // Without a note, what cannot be recorded is not tried.
+    if args.note.is_some() || args.acquire.mode() == Mode::Exclusive {
+        options = options.record_command(words);
+    }
+    if let Some(note) = &args.note {
+        options = options.note(printable(note));
+    }
     if let Some(range) = args.acquire.range {
         options = options.range(range);
     }
@@ -120,7 +135,7 @@ fn supervise(
     let ended = match child::run(argv, guard.file().as_fd(), ignored, hold_tree) {
         Err(Trouble::Lost(error)) => {
             // The command may still run, and has the lock's descriptor: the lock stays with it.
-            std::mem::forget(guard);
+            mem::forget(guard);
             return Err(Failure::new(
                 exit::SYSTEM,
                 format!("cannot watch over the command: {error}"),
@@ -163,6 +178,15 @@ fn become_the_command(guard: &FileLockGuard<'_>, argv: &Argv, ignored: &Unignore
         Err(error) => io::Error::from(error),
     };
     command::not_started(argv, &error)
+}
+
+/// For those who asked for a note. The lock is held all the same.
+fn tell_if_not_kept(how: &AcquireArgs, guard: &FileLockGuard<'_>) {
+    if !how.quiet
+        && let Some(error) = guard.not_recorded()
+    {
+        say(&format!("the note is not kept: {error}"));
+    }
 }
 
 fn tell_wait(how: &AcquireArgs, guard: &FileLockGuard<'_>) {

@@ -35,6 +35,7 @@ use crate::posix;
 use crate::record;
 use crate::sys::file::{self, Access, Create, Identity, KeptFile};
 use crate::sys::lock::{self, Owner, Patience};
+use crate::visit::{Visit, discard};
 use crate::wait::{self, Limits, Stop};
 
 /// How long a thorough look-up of the path is good for, in nanoseconds.
@@ -281,6 +282,16 @@ impl Description {
         self.file.as_ref().expect("the file is there until drop")
     }
 
+    /// Whether the kept descriptor can be written. One of the program's own is not for us to write.
+    pub(crate) fn may_write(&self) -> bool {
+        matches!(self.access, Some(Access::Write | Access::ReadWrite))
+    }
+
+    /// Opens the file once more, to write; `None` if the path names another one by now.
+    pub(crate) fn visit(&self, place: &Place) -> Result<Option<Visit>, Errno> {
+        Visit::to_write(&place.c_path, self.follow, self.identity)
+    }
+
     /// Whether a refusal may come from a server that wants the file open for writing.
     pub(crate) fn may_need_writing(&self, mode: Mode, errno: Errno) -> bool {
         self.mechanism == Mechanism::Flock
@@ -460,13 +471,6 @@ fn open_spare(place: &Place, settings: &Settings) -> Option<KeptFile> {
     // Closing this kind of descriptor drops no locks.
     let pinned = file::pin(&place.c_path, settings.follow_symlinks).ok()?;
     posix::spare(file::status(&pinned).ok()?.identity)
-}
-
-/// Closes what was opened in vain: like any close, it must not drop a lock of this process.
-fn discard(file: KeptFile) {
-    if let Ok(status) = file::status(&file) {
-        posix::close(status.identity, file, false);
-    }
 }
 
 /// What the kernel's refusal to open means.

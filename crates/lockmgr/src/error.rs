@@ -356,12 +356,12 @@ impl fmt::Display for Error {
         let shown = Shown(self.path());
         match self {
             Error::Busy { contention, .. } => {
-                write!(f, "{shown}: busy")?;
-                contention.describe(f)
+                write!(f, "{shown} is busy")?;
+                contention.describe(self.path(), f)
             }
             Error::TimedOut { contention, .. } => {
                 write!(f, "{shown}: timed out while waiting for the lock")?;
-                contention.describe(f)
+                contention.describe(self.path(), f)
             }
             Error::Cancelled { .. } => write!(f, "{shown}: the wait for the lock was cancelled"),
             Error::Deadlock { own_thread: true, .. } => write!(

@@ -9,7 +9,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use crate::description::Place;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hold::Hold;
 use crate::mode::{Mechanism, Mode};
 
@@ -69,6 +69,14 @@ macro_rules! guard_methods {
             #[must_use]
             pub fn wait_time(&self) -> Duration {
                 self.hold.waited()
+            }
+
+            /// Why the lock file has no record of this hold, though one was asked for
+            /// ([`FileLockOptions::record`](crate::FileLockOptions::record)); `None` when all is
+            /// well, and for the inner guards of a re-entrant handle.
+            #[must_use]
+            pub fn not_recorded(&self) -> Option<Error> {
+                self.hold.not_recorded()
             }
 
             /// The open lock file. Opened by the library for `flock` it can only be read; to work

@@ -16,6 +16,7 @@ use crate::held;
 use crate::inspect::{self, Contention};
 use crate::mode::{Mechanism, Mode};
 use crate::options::Settings;
+use crate::record::{self, NotKept};
 use crate::sys::fork;
 
 const UNLOCK: &str = "unlock";
@@ -36,6 +37,8 @@ pub(crate) struct Hold {
     /// Neither released nor lost nor handed over.
     live: bool,
     since: events::Moment,
+    /// Why the lock file does not say so, though it was to.
+    not_recorded: Option<NotKept>,
 }
 
 impl Hold {
@@ -48,7 +51,8 @@ impl Hold {
         waited: Duration,
     ) -> Self {
         let since = events::now();
-        Self { handle, description, generation, mode, bound, waited, live: true, since }
+        let (live, not_recorded) = (true, None);
+        Self { handle, description, generation, mode, bound, waited, live, since, not_recorded }
     }
 
     /// One more guard for a hold that this thread has through a re-entrant handle.
@@ -77,6 +81,36 @@ impl Hold {
 
     pub(crate) fn is_held(&self) -> bool {
         self.live && self.generation == fork::generation()
+    }
+
+    /// Tells the lock file who holds it, if that is wanted.
+    pub(crate) fn keep_record(&mut self) {
+        if let Some(wanted) = &self.handle.settings.record {
+            self.not_recorded = match self.mode {
+                Mode::Exclusive => {
+                    let place = self.handle.place.as_ref();
+                    record::keep(&self.description, place, wanted).err()
+                }
+                Mode::Shared => {
+                    Some(NotKept::Refused("shared holders would overwrite each other's"))
+                }
+            };
+        }
+    }
+
+    pub(crate) fn not_recorded(&self) -> Option<Error> {
+        const OPERATION: &str = "keep a record of the holder";
+        let path = self.handle.path();
+        Some(match self.not_recorded? {
+            NotKept::Refused(reason) => Error::unsupported(path, OPERATION, reason),
+            NotKept::NotOpened(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
+                let reason = "the lock file cannot be opened for writing";
+                Error::Permission { path, operation: OPERATION, reason, source: errno.into() }
+            }
+            NotKept::NotOpened(errno) | NotKept::NotWritten(errno) => {
+                Error::io(path, OPERATION, errno)
+            }
+        })
     }
 
     fn require(&self, operation: &'static str) -> Result<()> {
@@ -260,6 +294,7 @@ impl Hold {
         if self.was_let_go() && !self.is_current() {
             return Err(self.lose(OPERATION));
         }
+        self.keep_record();
         Ok(())
     }
 

@@ -90,6 +90,7 @@ mod record;
 mod sys;
 mod timekeeper;
 mod turn;
+mod visit;
 mod wait;
 
 pub use acquire::Acquire;

@@ -1,13 +1,15 @@
 //! How a lock file is opened and what is asked of it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, OPEN, Result};
 use crate::file_lock::FileLock;
 use crate::mode::{Mechanism, Range};
 use crate::name::{self, Scope};
+use crate::record::Wanted;
 
 /// Builds a [`FileLock`].
 ///
@@ -32,7 +34,7 @@ pub struct FileLockOptions {
 }
 
 /// The options as they mean it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch of its own in the public builder"
@@ -46,6 +48,9 @@ pub(crate) struct Settings {
     pub(crate) follow_symlinks: bool,
     pub(crate) remove_on_release: bool,
     pub(crate) reentrant: bool,
+    /// What exclusive holders write into the lock file. One allocation, so that the rest of the
+    /// settings stays as cheap to pass on as it is without.
+    pub(crate) record: Option<Arc<Wanted>>,
 }
 
 impl Default for Settings {
@@ -59,6 +64,7 @@ impl Default for Settings {
             follow_symlinks: false,
             remove_on_release: false,
             reentrant: false,
+            record: None,
         }
     }
 }
@@ -136,6 +142,62 @@ impl FileLockOptions {
         self
     }
 
+    /// Whether exclusive holders write into the lock file who they are (off), for people and for
+    /// [`inspect::Record`](crate::inspect::Record): one line with process, user, command and time.
+    ///
+    /// Written after the lock is acquired and before the guard is returned, also by
+    /// [`try_upgrade`](crate::FileLockGuard::try_upgrade); this costs some twenty microseconds, the
+    /// first time in a process a few times that. The line stays when the lock is released; nobody
+    /// believes it then. Shared holders write nothing.
+    ///
+    /// Nothing is written into a file that holds anything else, that has a second name (a hard link),
+    /// or that may not be written; the lock is acquired all the same, and
+    /// [`not_recorded`](crate::FileLockGuard::not_recorded) says why there is no record. A lock on a
+    /// byte range has none, because others may hold the other bytes.
+    ///
+    /// Off takes [`note`](Self::note) and [`record_command`](Self::record_command) back.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?; let path = dir.path().join("a.lock");
+    /// use lockmgr::FileLock;
+    ///
+    /// let lock = FileLock::options().record(true).open(&path)?;
+    /// let guard = lock.lock()?;
+    /// assert!(guard.not_recorded().is_none());
+    /// assert!(std::fs::read_to_string(&path)?.starts_with("{\"lockmgr\":1,\"pid\":"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn record(mut self, on: bool) -> Self {
+        if on {
+            self.wanted();
+        } else {
+            self.settings.record = None;
+        }
+        self
+    }
+
+    /// What the record says besides the facts, in the holder's own words; implies
+    /// [`record`](Self::record). About 1500 bytes of it are kept.
+    pub fn note(mut self, text: impl Into<String>) -> Self {
+        self.wanted().note = Some(text.into());
+        self
+    }
+
+    /// The command line that the record names, instead of this program's own; implies
+    /// [`record`](Self::record). For those who take the lock on behalf of another program.
+    pub fn record_command<I>(mut self, words: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString>,
+    {
+        self.wanted().command = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    fn wanted(&mut self) -> &mut Wanted {
+        Arc::make_mut(self.settings.record.get_or_insert_default())
+    }
+
     /// Opens the lock file now, creating it if that is allowed.
     ///
     /// # Errors
@@ -143,14 +205,14 @@ impl FileLockOptions {
     /// options that exclude each other.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<FileLock> {
         self.check()?;
-        FileLock::at(path.as_ref(), self.settings)
+        FileLock::at(path.as_ref(), self.settings.clone())
     }
 
     /// As [`open`](Self::open), but touches the filesystem only at the first acquisition, whose
     /// deadline then covers the opening too. A relative path is taken from today's directory.
     pub fn open_lazy(&self, path: impl AsRef<Path>) -> Result<FileLock> {
         self.check()?;
-        FileLock::lazily_at(path.as_ref(), self.settings)
+        FileLock::lazily_at(path.as_ref(), self.settings.clone())
     }
 
     /// Opens the lock that is given as a path or as a bare name; see [`name`].
@@ -180,14 +242,19 @@ impl FileLockOptions {
     /// Locks a file that is open already; the guard gives access to it
     /// ([`file`](crate::FileLockGuard::file)), so that data can be read and written under the lock.
     ///
-    /// There is no path, so nothing is checked or removed. A forked child gets
+    /// There is no path, so nothing is checked or removed. The content is the program's, so no
+    /// [`record`](Self::record) can be kept in it. A forked child gets
     /// [`Error::Forked`] from it.
     pub fn from_file(&self, file: File) -> Result<FileLock> {
         self.check()?;
         if self.settings.remove_on_release {
             return Err(Error::unsupported(None, OPEN, "a lock without a path cannot be removed"));
         }
-        FileLock::of_file(file, self.settings)
+        if self.settings.record.is_some() {
+            let reason = "no record can be kept in a file that the program opened for itself";
+            return Err(Error::unsupported(None, OPEN, reason));
+        }
+        FileLock::of_file(file, self.settings.clone())
     }
 
     fn check(&self) -> Result<()> {

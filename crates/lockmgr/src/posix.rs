@@ -294,6 +294,11 @@ pub(crate) fn close(identity: Identity, file: KeptFile, spare: bool) {
     }
 }
 
+/// Whether this process has ever asked for such a lock, so that closing can have consequences.
+pub(crate) fn is_used() -> bool {
+    PROCESS.get().ever_used.load(Ordering::Relaxed)
+}
+
 /// Whether it is worth asking for a [`spare`].
 pub(crate) fn has_spares() -> bool {
     PROCESS.get().spares.load(Ordering::Relaxed) != 0

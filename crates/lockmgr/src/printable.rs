@@ -30,6 +30,18 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
+/// The text as it may be shown, cut to so many characters.
+pub(crate) fn shown(text: &[u8], width: usize) -> String {
+    let mut shown = Printable(text).to_string();
+    if shown.chars().count() > width
+        && let Some((end, _)) = shown.char_indices().nth(width.saturating_sub(1))
+    {
+        shown.truncate(end);
+        shown.push('…');
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::Printable;

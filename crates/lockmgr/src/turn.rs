@@ -239,7 +239,9 @@ impl Turn {
             held::add(&handle, &description, mode, self.generation);
         }
         events::acquired(&handle, mode, waited);
-        Hold::new(handle, description, self.generation, mode, bound, waited)
+        let mut hold = Hold::new(handle, description, self.generation, mode, bound, waited);
+        hold.keep_record();
+        hold
     }
 }
 

@@ -381,8 +381,8 @@ fn commands(args: &[String]) {
         }
     });
     program.expect("sat");
-    assert_eq!(descriptors_of(program.pid(), scene.path.parent().unwrap()), []);
-    assert_eq!(descriptors_of(program.pid(), &scene.path), []);
+    assert_eq!(descriptors_of(program.pid(), scene.path.parent().unwrap()), [0_i32; 0]);
+    assert_eq!(descriptors_of(program.pid(), &scene.path), [0_i32; 0]);
     say(program.pid());
     hear();
 }

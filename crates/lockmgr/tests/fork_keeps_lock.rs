@@ -290,7 +290,7 @@ fn harmless(args: &[String]) {
             assert_eq!(refused.raw_os_error(), Some(libc::EBADF));
             let refused = process::unlock(number, scene.mechanism).unwrap_err();
             assert_eq!(refused.raw_os_error(), Some(libc::EBADF));
-            assert_eq!(descriptors_of(std::process::id(), &scene.path), []);
+            assert_eq!(descriptors_of(std::process::id(), &scene.path), [0_i32; 0]);
             let new = fs::File::open(scene.path.parent().unwrap()).unwrap();
             assert_ne!(new.as_raw_fd(), number, "its number is not given to another file");
             drop(guard);

@@ -56,6 +56,16 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "MODE", value_parser = values::mode)]
     pub(crate) mode: Option<u32>,
 
+    /// Write TEXT into the lock file, beside what it says about the holder anyway
+    ///
+    /// While a command runs under the exclusive lock, a line in the lock file says who holds it: the
+    /// process, its user, since when, the command, and TEXT. It is for people who wonder why the lock
+    /// is held. The line is left out where the lock file holds anything else, has a second name (a
+    /// hard link), may not be written, or is locked with --shared or --range. With --note you are told
+    /// then.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) note: Option<OsString>,
+
     /// Become the command instead of waiting for it
     ///
     /// The command takes over lockmgr's process, and holds the lock until the last process that has

@@ -8,6 +8,7 @@ mod deadlocks;
 mod exit_codes;
 mod fd_forms;
 mod hold_tree;
+mod holder_record;
 mod inherited_signal_state;
 mod json_schema;
 mod kill;

@@ -45,7 +45,7 @@ fn a_session_that_is_not_visible_is_no_obstacle() {
     let scratch = Scratch::new();
     // As in a container that was entered from outside: the numbers of our session and of our process
     // group are 0 there.
-    let line = "trap 'kill $!; echo hup; exit 3' HUP; (kill -HUP $PPID); sleep 60 & wait";
+    let line = "trap 'kill $!; echo hup; exit 3' HUP; sleep 60 & (kill -HUP $PPID); wait";
     let inside = "\"$LOCKMGR\" run ./l sh -c \"$1\"; echo status $?";
     let unshare = ["setsid", "--wait", "unshare", "--pid", "--map-root-user", "--fork", "sh", "-c"];
     if finished(&mut scratch.command(&[&unshare[..], &["true"]].concat())).code != Some(0) {

@@ -1,13 +1,17 @@
 //! Who was in the way of an acquisition: looked up when somebody asks, and not before.
 
 use std::fmt;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use crate::mode::Mechanism;
+use crate::printable::shown;
+use crate::record::Record;
 use crate::sys::file::Identity;
 
+use super::age::Age;
 use super::scan::Devices;
-use super::table::{Holder, Inode, Kind, Lock, LockTable, Standing};
+use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
 use super::{Effort, read_lines};
 
 /// Who was in the way of an acquisition. Nothing is looked up until somebody asks.
@@ -55,10 +59,14 @@ impl Contention {
         self.locks().iter().map(|lock| lock.waiters.len()).sum()
     }
 
-    /// What the kernel says is in the way.
     fn locks(&self) -> Vec<Lock> {
-        let Some((identity, obstacle)) = self.obstacle else { return Vec::new() };
-        let Some(inode) = named_in_the_table(identity) else { return Vec::new() };
+        self.file().map(|file| file.locks).unwrap_or_default()
+    }
+
+    /// What the kernel says is in the way.
+    fn file(&self) -> Option<LockedFile> {
+        let (identity, obstacle) = self.obstacle?;
+        let inode = named_in_the_table(identity)?;
         let table = LockTable::of_inode(inode, Effort::at_most(LIMIT)).unwrap_or_default();
         let matters = |lock: &Lock| match obstacle {
             Obstacle::Lock(mechanism) => {
@@ -66,16 +74,22 @@ impl Contention {
             }
             Obstacle::Lease => lock.kind == Kind::Lease,
         };
-        table.files.into_iter().flat_map(|file| file.locks).filter(matters).collect()
+        let mut file = table.files.into_iter().next()?;
+        file.locks.retain(matters);
+        Some(file)
     }
 
-    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Says in an error's text who is in the way, on the lock file with this path.
+    pub(crate) fn describe(&self, path: Option<&Path>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
-        let locks = self.locks();
+        let Some(mut file) = self.file() else { return Ok(()) };
+        file.path = path.map(Path::to_path_buf);
+        let record = file.record();
+        let locks = &file.locks;
         let lease = matches!(self.obstacle, Some((_, Obstacle::Lease)));
         let mut told = 0;
         let mut more = 0;
-        for lock in &locks {
+        for lock in locks {
             let Some(first) = lock.holders.first().filter(|holder| holder.process.is_some()) else {
                 continue;
             };
@@ -89,7 +103,7 @@ impl Contention {
                 _ => " and ",
             })?;
             told += 1;
-            describe(first, f)?;
+            describe(first, record.as_ref(), f)?;
             if first.standing == Standing::Gone {
                 let heir = lock.holders.iter().find(|holder| {
                     holder.standing == Standing::Inherited && holder.process.is_some()
@@ -97,7 +111,7 @@ impl Contention {
                 match heir {
                     Some(heir) => {
                         f.write_str(", which has ended; inherited by ")?;
-                        describe(heir, f)?;
+                        describe(heir, record.as_ref(), f)?;
                     }
                     None => f.write_str(
                         ", which has ended; the lock lives on in a process that has its descriptor",
@@ -114,15 +128,29 @@ impl Contention {
     }
 }
 
-/// `pid 42 (command, user)`
-fn describe(holder: &Holder, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// `pid 42 (command, user) for 3m12s: "note"`
+fn describe(holder: &Holder, record: Option<&Record>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     const WIDTH: usize = 60;
     let Some(process) = &holder.process else { return f.write_str("somebody") };
     write!(f, "pid {}", process.pid)?;
     if process.ended {
         return Ok(());
     }
-    write!(f, " ({}, {})", process.command_line(WIDTH), process.user())
+    // Of `lockmgr run` it is the command that matters; it says so in its record.
+    let record = record.filter(|record| record.start == process.start);
+    let command = record.filter(|record| !record.command.is_empty()).map_or_else(
+        || process.command_line(WIDTH),
+        |record| shown(record.command.join(" ").as_bytes(), WIDTH),
+    );
+    write!(f, " ({command}, {})", process.user())?;
+    let Some(record) = record else { return Ok(()) };
+    if let Ok(age) = SystemTime::now().duration_since(record.since) {
+        write!(f, " for {}", Age(age))?;
+    }
+    match &record.note {
+        Some(note) => write!(f, ": \"{}\"", shown(note.as_bytes(), WIDTH)),
+        None => Ok(()),
+    }
 }
 
 /// The inode as the kernel's table names it: on some filesystems with another device than `stat`.

@@ -27,11 +27,12 @@
 //! needs more rights is [`Standing::NotPermitted`] or [`Standing::NotVisible`], and
 //! [`Gaps::not_permitted`] lists whom one may not look at. Locks of processes outside the pid namespace
 //! ([`Gaps::hidden`]), and those of other machines on a network filesystem. How long a lock has been
-//! held, the kernel does not know; the holder's record may ([`Holder::record`]).
+//! held, the kernel does not know; the holder's record may ([`LockedFile::record`]).
 //!
 //! # References
 //! `proc_locks(5)`, `proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`, `lslocks(8)`
 
+mod age;
 mod build;
 mod contention;
 mod graph;
@@ -49,10 +50,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub use crate::record::Record;
 pub use contention::Contention;
 pub use graph::{Deadlock, Link};
 pub use process::{ControlGroup, Process};
 pub use table::{Gaps, Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing, Waiter};
+
+pub(crate) use place::inode_of;
 
 use crate::error::Result;
 use crate::mode::{Mechanism, Mode, Range};

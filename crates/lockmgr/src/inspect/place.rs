@@ -72,7 +72,7 @@ impl Inode {
 }
 
 /// The inode as the kernel's table names it.
-pub(super) fn inode_of(file: &KeptFile, identity: Identity) -> Inode {
+pub(crate) fn inode_of(file: &KeptFile, identity: Identity) -> Inode {
     let plain = Inode {
         major: rustix::fs::major(identity.device),
         minor: rustix::fs::minor(identity.device),

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use crate::printable::Printable;
+use crate::printable::{Printable, shown};
 
 /// A process, as it was when it was looked at. Its pid may belong to another one since: compare
 /// [`start`](Process::start) after `pidfd_open(2)` before you signal it.
@@ -101,14 +101,7 @@ impl Process {
         if bytes.is_empty() && !self.ended {
             bytes = [b"[", &self.name[..], b"]"].concat();
         }
-        let mut shown = Printable(&bytes).to_string();
-        if shown.chars().count() > width
-            && let Some((end, _)) = shown.char_indices().nth(width.saturating_sub(1))
-        {
-            shown.truncate(end);
-            shown.push('…');
-        }
-        shown
+        shown(&bytes, width)
     }
 
     /// The user's name from `/etc/passwd`, or the number where it has none.

@@ -4,7 +4,7 @@
 //! started with its standard output closed must not print into a lock file), and lists the
 //! descriptor for the at-fork handler ([`fork`]).
 //!
-//! References: `open(2)`, `stat(2)`, `unlink(2)`, `fcntl(2)`.
+//! References: `open(2)`, `stat(2)`, `pwrite(2)`, `ftruncate(2)`, `unlink(2)`, `fcntl(2)`.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -272,6 +272,8 @@ pub(crate) struct Status {
     pub(crate) identity: Identity,
     pub(crate) kind: FileType,
     pub(crate) size: u64,
+    /// No other hard link leads to the file.
+    pub(crate) one_name: bool,
 }
 
 impl Status {
@@ -280,6 +282,7 @@ impl Status {
             identity: Identity { device: stat.st_dev, inode: stat.st_ino },
             kind: FileType::from_raw_mode(stat.st_mode),
             size: u64::try_from(stat.st_size).unwrap_or(0),
+            one_name: stat.st_nlink == 1,
         }
     }
 }
@@ -309,6 +312,20 @@ pub(crate) fn unlink_at(directory: impl AsFd, name: &CStr) -> Result<(), Errno> 
 pub(crate) fn read_start(file: impl AsFd, buffer: &mut [u8]) -> Result<&[u8], Errno> {
     let count = retry(|| rustix::io::pread(&file, &mut *buffer, 0))?;
     Ok(&buffer[..count])
+}
+
+/// Writes all of the bytes at this offset, in one call; wherever the file's own offset stands.
+pub(crate) fn write_at(file: impl AsFd, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+    match retry(|| rustix::io::pwrite(&file, bytes, offset))? {
+        count if count == bytes.len() => Ok(()),
+        // What the kernel does when there is room for a part.
+        _ => Err(Errno::NOSPC),
+    }
+}
+
+/// Cuts the file to this length.
+pub(crate) fn cut(file: impl AsFd, length: u64) -> Result<(), Errno> {
+    retry(|| rustix::fs::ftruncate(&file, length))
 }
 
 /// A cheap clock for "how long ago", in nanoseconds; it may lag by some milliseconds.
