@@ -10,7 +10,7 @@ use std::path::Path;
 
 use lockmgr::Range;
 use lockmgr::inspect::{
-    self, ControlGroup, Deadlock, Gaps, Holder, Link, Lock, LockedFile, Process, Waiter,
+    self, ControlGroup, Deadlock, Gaps, Holder, Link, Lock, LockedFile, Process, Record, Waiter,
 };
 use serde::Serialize;
 
@@ -169,6 +169,22 @@ pub(crate) struct GapsJson {
     cut_short: bool,
 }
 
+/// What a holder has written into the lock file.
+#[derive(Serialize)]
+pub(crate) struct RecordJson {
+    pid: u32,
+    start: u64,
+    boot: String,
+    host: String,
+    user: String,
+    pidns: u64,
+    since: Option<String>,
+    command: Vec<String>,
+    note: Option<String>,
+    token: Option<u64>,
+    last_success: Option<String>,
+}
+
 #[derive(Serialize)]
 pub(crate) struct DeadlockJson {
     certain: bool,
@@ -194,6 +210,24 @@ impl From<&Gaps> for GapsJson {
             hidden: gaps.hidden,
             pieced_together: gaps.pieced_together,
             cut_short: gaps.cut_short,
+        }
+    }
+}
+
+impl From<&Record> for RecordJson {
+    fn from(record: &Record) -> Self {
+        Self {
+            pid: record.pid,
+            start: record.start,
+            boot: record.boot.clone(),
+            host: record.host.clone(),
+            user: record.user.clone(),
+            pidns: record.pidns,
+            since: time(record.since),
+            command: record.command.clone(),
+            note: record.note.clone(),
+            token: record.token,
+            last_success: record.last_success.and_then(time),
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use lockmgr::inspect::{Gaps, LockTable, LockedFile, Standing};
+use lockmgr::inspect::{Gaps, LockTable, LockedFile, Record, Standing};
 use serde::Serialize;
 
 use crate::cli::WhoArgs;
+use crate::duration;
 use crate::exit::{self, Failure, Status};
-use crate::json::{self, FileJson, GapsJson, PathJson, Teller};
+use crate::json::{self, FileJson, GapsJson, PathJson, RecordJson, Teller};
 use crate::look::{is_a_lock_proper, look_at};
 use crate::path_of_lock;
 use crate::say::say;
@@ -21,6 +22,8 @@ struct Found {
     /// What carries the lock; without one, the lock is free.
     file: Option<LockedFile>,
     gaps: Gaps,
+    /// What the holder has written into the lock file, if it is believed.
+    record: Option<Record>,
 }
 
 impl Found {
@@ -28,7 +31,9 @@ impl Found {
         let table = look_at(&path, all)?;
         let exists = table.is_some();
         let LockTable { files, gaps, .. } = table.unwrap_or_default();
-        Ok(Self { path, exists, file: files.into_iter().next(), gaps })
+        let file = files.into_iter().next();
+        let record = file.is_some().then(|| Record::of_lock(&path)).flatten();
+        Ok(Self { path, exists, file, gaps, record })
     }
 
     /// A gate is had while one queues, and a lease is no lock.
@@ -69,6 +74,9 @@ fn for_people(found: &[Found]) -> String {
                     (true, _) => &format!("held, {}", show::count(waiters, "waiter")),
                 };
                 legend.append(&mut show::add_file(&mut rows, file, &format!("{path}: {state}")));
+                if let Some(record) = &one.record {
+                    rows.text(Style::Plain, told(record));
+                }
             }
         }
     }
@@ -79,6 +87,14 @@ fn for_people(found: &[Found]) -> String {
         rows.text(Style::Dim, line);
     }
     rows.render(&Screen::of_output())
+}
+
+/// What the holder says of itself.
+fn told(record: &Record) -> String {
+    let age = record.since.elapsed().unwrap_or_default();
+    let command = show::text(&record.command.join(" "));
+    let note = record.note.as_ref().map(|note| format!("; its note: {}", show::text(note)));
+    format!("  the holder says: for {}, {command}{}", duration::show(age), note.unwrap_or_default())
 }
 
 /// Says why somebody has no name, where somebody has none.
@@ -111,6 +127,7 @@ struct FoundJson {
     held: bool,
     file: Option<FileJson>,
     gaps: GapsJson,
+    record: Option<RecordJson>,
 }
 
 fn in_json(found: &[Found]) -> Result<String, Failure> {
@@ -121,6 +138,7 @@ fn in_json(found: &[Found]) -> Result<String, Failure> {
         held: one.is_held(),
         file: one.file.as_ref().map(|file| teller.file(file)),
         gaps: (&one.gaps).into(),
+        record: one.record.as_ref().map(RecordJson::from),
     };
     json::document("who", Body { locks: found.iter().map(tell).collect() })
 }

@@ -16,6 +16,10 @@ pub(crate) use locks::{add_file, bytes};
 pub(crate) use rows::Rows;
 pub(crate) use screen::{Screen, Style, write};
 
+pub(crate) fn text(text: &str) -> String {
+    printable(text.as_bytes())
+}
+
 pub(crate) fn path(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
 }

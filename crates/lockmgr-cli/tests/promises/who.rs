@@ -147,6 +147,18 @@ fn hostile_names_are_shown_and_not_obeyed() {
 }
 
 #[test]
+fn what_the_holder_says_of_itself_is_shown_and_not_obeyed() {
+    let scratch = Scratch::new();
+    let _holder = scratch.holder(&["--note", "nightly\u{1b}[2J\nbackup"], "./l");
+    let shown = scratch.run(&["who", "./l"]);
+    let line = shown.exits(0).out.lines().last().unwrap();
+    assert!(line.starts_with("  the holder says: for "), "{shown:?}");
+    assert!(line.ends_with("; its note: nightly\\u{1b}[2J\\nbackup"), "{shown:?}");
+    let told = json(&scratch.run(&["who", "--json", "./l"]));
+    assert_eq!(told["locks"][0]["record"]["note"], "nightly\u{1b}[2J\nbackup");
+}
+
+#[test]
 fn a_name_is_the_lock_of_that_name() {
     let scratch = Scratch::new();
     let name = format!("lockmgr-test.who-{}", std::process::id());
