@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use lockmgr::Error;
-use lockmgr::inspect::{Kind, Lock, LockTable, Standing};
+use lockmgr::inspect::{Holder, Kind, Lock, LockTable, Standing};
 
 use crate::exit::Failure;
 
@@ -30,8 +30,13 @@ pub(crate) fn look_at(path: &Path, all: bool) -> Result<Option<LockTable>, Failu
 
 /// Whether nobody has one of the locks any more.
 fn is_over(locks: &[Lock]) -> bool {
-    let is_gone = |lock: &Lock| lock.holders.iter().all(|one| one.standing == Standing::Gone);
-    locks.iter().any(is_gone)
+    let is_over = |lock: &Lock| {
+        // Behind one who has gone, somebody who is not visible is no more than a guess.
+        let nobody = |one: &Holder| matches!(one.standing, Standing::Gone | Standing::NotVisible);
+        lock.holders.iter().all(nobody)
+            && lock.holders.iter().any(|one| one.standing == Standing::Gone)
+    };
+    locks.iter().any(is_over)
 }
 
 /// Whether it is what people mean by a lock: no lease, and no gate.
