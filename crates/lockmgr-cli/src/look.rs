@@ -19,7 +19,7 @@ pub(crate) fn look_at(path: &Path, all: bool) -> Result<Option<LockTable>, Failu
     for tries in 1.. {
         let looked = if all { LockTable::of_thoroughly(path) } else { LockTable::of(path) };
         match looked {
-            Ok(table) if tries < TRIES && table.files.iter().any(|file| is_over(&file.locks)) => {}
+            Ok(table) if tries < TRIES && is_over(&table) => {}
             Ok(table) => return Ok(Some(table)),
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => break,
             Err(error) => return Err(Failure::of_look(&error)),
@@ -28,15 +28,12 @@ pub(crate) fn look_at(path: &Path, all: bool) -> Result<Option<LockTable>, Failu
     Ok(None)
 }
 
-/// Whether nobody has one of the locks any more.
-fn is_over(locks: &[Lock]) -> bool {
-    let is_over = |lock: &Lock| {
-        // Behind one who has gone, somebody who is not visible is no more than a guess.
-        let nobody = |one: &Holder| matches!(one.standing, Standing::Gone | Standing::NotVisible);
-        lock.holders.iter().all(nobody)
-            && lock.holders.iter().any(|one| one.standing == Standing::Gone)
-    };
-    locks.iter().any(is_over)
+/// Whether nobody is seen to have one of the locks, though he should be: for an `ofd` lock that has been
+/// released since, that is a holder who is not visible. Where locks are hidden he may well be just that.
+fn is_over(table: &LockTable) -> bool {
+    let nobody = |one: &Holder| matches!(one.standing, Standing::Gone | Standing::NotVisible);
+    let mut locks = table.files.iter().flat_map(|file| &file.locks);
+    !table.gaps.hidden && locks.any(|lock| lock.holders.iter().all(nobody))
 }
 
 /// Whether it is what people mean by a lock: no lease, and no gate.
