@@ -4,9 +4,12 @@
 //! completions are made from it.
 
 mod fd;
+mod kill;
+mod look;
 mod run;
 mod top;
 mod values;
+mod wait;
 
 use std::ffi::OsString;
 
@@ -14,8 +17,12 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use lockmgr::{Mechanism, Mode, Range};
 
 pub(crate) use fd::{LockArgs, UnlockArgs};
+pub(crate) use kill::KillArgs;
+pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
 pub(crate) use run::RunArgs;
 pub(crate) use top::TopArgs;
+pub(crate) use values::signal_name;
+pub(crate) use wait::WaitArgs;
 
 use crate::exit::{self, Status};
 
@@ -33,6 +40,8 @@ Examples:
   lockmgr run -n backup rsync -a /home /mnt  gives up with status 75 when another one runs
   lockmgr run -w 1m30s /run/deploy.lock -- ./deploy.sh
   exec 9>state.lock; lockmgr lock --fd 9; …; lockmgr unlock --fd 9
+  lockmgr who backup                         who holds it, who waits
+  lockmgr ls --waiting                       all locks that somebody waits for
 
 Exit status:
   of the command that was run; 128+N when signal N ended it; 126 and 127 when it
@@ -47,6 +56,11 @@ pub(crate) enum Order {
     Run(RunArgs),
     Lock(LockArgs),
     Unlock(UnlockArgs),
+    Who(WhoArgs),
+    Ls(LsArgs),
+    Wait(WaitArgs),
+    Kill(KillArgs),
+    Deadlocks(DeadlocksArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
     Top(TopArgs),

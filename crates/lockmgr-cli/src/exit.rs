@@ -4,17 +4,19 @@
 //! |---|---|
 //! | the command's own | the command ran and ended |
 //! | 128 + N | the command was ended by signal N |
-//! | 0 | `lock`, `unlock`, `path`, `completions`, `top`, `--help`, `--version` did what they say |
+//! | 0 | `lock`, `unlock`, `path`, `ls`, `wait`, `top`, `completions`, `--help`, `--version` did what they say |
 //! | 1 | `unlock --fd N`: there was no lock to release |
+//! | 1 | `who`, `kill`: nobody holds the lock; `deadlocks`: there is one |
 //! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open; `top` without a terminal |
 //! | 70 | a defect in lockmgr itself |
 //! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock |
 //! | 74 | any other failure of the system |
 //! | 75, or what `-E` says | the lock was busy, did not get free in time, or never would (`--deadlock=fail`) |
+//! | 77 | `kill`: refused, because a holder was not verified, not confirmed, or may not be signalled |
 //! | 126 | the command was found, and cannot be executed |
 //! | 127 | the command was not found |
 //!
-//! 64 to 75 are those of `sysexits.h`. The command may use the same numbers for itself; where that
+//! 64 to 77 are those of `sysexits.h`. The command may use the same numbers for itself; where that
 //! matters, `-E` chooses another one for "busy".
 
 /// An exit status.
@@ -22,11 +24,13 @@ pub(crate) type Status = u8;
 
 pub(crate) const OK: Status = 0;
 pub(crate) const NOT_LOCKED: Status = 1;
+pub(crate) const DEADLOCK: Status = 1;
 pub(crate) const USAGE: Status = 64;
 pub(crate) const DEFECT: Status = 70;
 pub(crate) const CANNOT_OPEN: Status = 73;
 pub(crate) const SYSTEM: Status = 74;
 pub(crate) const BUSY: Status = 75;
+pub(crate) const REFUSED: Status = 77;
 pub(crate) const CANNOT_EXECUTE: Status = 126;
 pub(crate) const NOT_FOUND: Status = 127;
 
@@ -50,6 +54,27 @@ impl Failure {
 
     pub(crate) fn usage(line: impl Into<String>) -> Self {
         Failure::new(USAGE, line)
+    }
+
+    /// A failure to look at the lock of a path.
+    pub(crate) fn of_look(error: &lockmgr::Error) -> Self {
+        use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+        let status = match error {
+            lockmgr::Error::Permission { .. } => CANNOT_OPEN,
+            lockmgr::Error::Io { source, .. }
+                if matches!(source.kind(), NotFound | NotADirectory | PermissionDenied)
+                    || matches!(source.raw_os_error(), Some(libc::ELOOP | libc::ENAMETOOLONG)) =>
+            {
+                CANNOT_OPEN
+            }
+            error => return Failure::of_lock(error, BUSY),
+        };
+        Failure::new(status, error.to_string())
+    }
+
+    /// The kernel's table cannot be read.
+    pub(crate) fn of_table(error: &std::io::Error) -> Self {
+        Failure::new(SYSTEM, format!("cannot read the kernel's lock table: {error}"))
     }
 
     /// A failure of the library; `busy` is the status for a lock that others have.

@@ -9,6 +9,8 @@
 //! - `waiting`: what is said and looked for while the lock is busy
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
 //! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
+//! - `who`, `ls`, `deadlocks`, `wait`, `kill`: one file a subcommand; `show` prints for people,
+//!   `json` for programs
 //! - `top`: the live view of all locks, with `signal_holder` (feature `top`)
 //! - `exit`: every exit status; `say`: every message
 //! - `sys`: all unsafe code
@@ -22,22 +24,31 @@ pub mod cli;
 
 mod child;
 mod command;
+mod deadlocks;
 mod duration;
 mod exit;
+mod json;
+mod kill;
 mod lock_fd;
+mod look;
+mod ls;
 mod run;
 mod say;
+mod show;
 #[cfg(feature = "top")]
 mod signal_holder;
 mod sys;
 #[cfg(feature = "top")]
 mod top;
+mod wait;
 mod waiting;
+mod who;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, PanicHookInfo};
+use std::path::PathBuf;
 
 use lockmgr::name::{self, Scope};
 use rustix::process::Signal;
@@ -63,10 +74,22 @@ fn obey(order: Order) -> Status {
         Order::Run(args) => run::run(args),
         Order::Lock(args) => lock_fd::lock(&args),
         Order::Unlock(args) => lock_fd::unlock(&args),
+        Order::Who(args) => report(|| who::who(&args), false),
+        Order::Ls(args) => report(|| ls::ls(&args), false),
+        Order::Wait(args) => report(|| wait::wait(&args), args.acquire.quiet),
+        Order::Kill(args) => report(|| kill::kill(&args), args.quiet),
+        Order::Deadlocks(args) => report(|| deadlocks::deadlocks(&args), false),
         Order::Path(args) => finish(path(&args), false),
         Order::Completions(args) => finish(completions(&args), false),
         Order::Top(args) => finish(top(&args), false),
     }
+}
+
+/// As [`finish`], for what prints as it goes: a reader that has gone away is no reason to die of
+/// SIGPIPE.
+fn report(work: impl FnOnce() -> Result<Status, Failure>, quiet: bool) -> Status {
+    signals::block(&[Signal::PIPE]);
+    finish(work(), quiet)
 }
 
 /// The exit status of what was done, after saying what was not.
@@ -100,14 +123,27 @@ fn top(_: &cli::TopArgs) -> Result<Status, Failure> {
 
 fn path(args: &PathArgs) -> Result<Status, Failure> {
     let scope = if args.system { Scope::System } else { Scope::User };
-    let is_path = args.lock.as_bytes().contains(&b'/') || args.lock == "." || args.lock == "..";
-    let path = if is_path {
-        args.lock.clone()
-    } else {
-        let name = printable(&args.lock);
-        name::path_of(&name, scope).map_err(|error| Failure::of_lock(&error, exit::BUSY))?.into()
-    };
-    print(&[path.as_bytes(), b"\n"].concat())
+    let path = path_of(&args.lock, scope)?;
+    print(&[path.as_os_str().as_bytes(), b"\n"].concat())
+}
+
+/// The path of the lock's file; nothing is touched.
+fn path_of(lock: &OsStr, scope: Scope) -> Result<PathBuf, Failure> {
+    if name::is_path(lock) {
+        return Ok(lock.into());
+    }
+    name::path_of(&printable(lock), scope).map_err(|error| Failure::of_lock(&error, exit::BUSY))
+}
+
+/// As [`path_of`], for subcommands in which `--system` beside a path would be a mistake.
+fn path_of_lock(lock: &OsStr, system: bool) -> Result<PathBuf, Failure> {
+    if lock.is_empty() {
+        return Err(Failure::usage("the lock's name is empty"));
+    }
+    if system && name::is_path(lock) {
+        return Err(Failure::usage("--system is for names, and LOCK is a path; leave it out"));
+    }
+    path_of(lock, if system { Scope::System } else { Scope::User })
 }
 
 fn completions(args: &CompletionsArgs) -> Result<Status, Failure> {

@@ -1,6 +1,6 @@
 //! What lockmgr tells people: whole lines on standard error, which nobody can forge.
 //!
-//! Standard output belongs to the command.
+//! Standard output belongs to the command, or to what was asked for.
 
 use std::io::{self, Write};
 
@@ -31,7 +31,7 @@ pub(crate) fn harmless(line: &str) -> String {
 }
 
 /// Control characters drive terminals; the directional ones make a line read as another.
-fn is_safe(character: char) -> bool {
+pub(crate) fn is_safe(character: char) -> bool {
     !character.is_control()
         && !matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

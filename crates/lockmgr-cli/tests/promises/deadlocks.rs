@@ -1,122 +1,81 @@
-//! Commands that wait for each other in a circle are told so, or let go of it: `--deadlock`.
+//! `lockmgr deadlocks` finds processes that wait for each other in a circle, and no others.
 
-use std::fs;
 use std::process::Stdio;
-use std::time::Instant;
 
-use crate::support::{BOUND, Running, Scratch, is_waited_for, wait_until};
+use serde_json::Value;
 
-/// What each one of a circle does inside its lock: when it is told, it wants the next one's.
-const NEST: &str = "echo ready; read _; \"$LOCKMGR\" run $@ true; echo status $?";
+use crate::support::{Running, Scratch, json, wait_until, waiters};
 
-/// One lock and its mechanism for each process, and the options of its inner lockmgr.
-fn circle(scratch: &Scratch, parties: &[(&str, &str, &str)]) -> Vec<Running> {
-    let mut running = Vec::new();
-    for (index, (lock, mechanism, options)) in parties.iter().enumerate() {
-        let (next, its_mechanism, _) = parties[(index + 1) % parties.len()];
-        let messages = fs::File::create(scratch.path(format!("messages-{index}"))).unwrap();
-        let mut words = vec!["run", "-m", mechanism, lock, "sh", "-c", NEST, "-"];
-        words.extend(options.split_whitespace());
-        words.extend(["-m", its_mechanism, next]);
-        let mut command = scratch.lockmgr(&words);
-        let mut party = Running::start(command.stdin(Stdio::piped()).stderr(Stdio::from(messages)));
-        party.says("ready");
-        running.push(party);
-    }
+/// A command that has one lock, and asks for the other one when it is told to.
+fn knot(scratch: &Scratch, has: &[&str], wants: &str) -> Running {
+    let script = format!("echo up; read _; exec \"$LOCKMGR\" run {wants} true");
+    let mut command = scratch.lockmgr(&["run"]);
+    let mut running =
+        Running::start(command.args(has).args(["sh", "-c", &script]).stdin(Stdio::piped()));
+    running.says("up");
     running
 }
 
-fn messages(scratch: &Scratch, index: usize) -> String {
-    fs::read_to_string(scratch.path(format!("messages-{index}"))).unwrap_or_default()
-}
-
-#[test]
-fn a_circle_of_three_over_flock_and_ofd_is_broken_and_spelled_out() {
-    let scratch = Scratch::new();
-    let parties = [
-        ("./a", "flock", "--deadlock=fail"),
-        ("./b", "ofd", "--deadlock=fail"),
-        ("./c", "flock", "--deadlock=fail"),
-    ];
-    let mut running = circle(&scratch, &parties);
-    for party in &mut running {
-        party.tell("go on");
-    }
-    let closed = Instant::now();
-    let index = std::cell::Cell::new(0);
-    wait_until("somebody gives up", || {
-        index.set((0..3).find(|&index| messages(&scratch, index).contains('\n')).unwrap_or(3));
-        index.get() < 3
-    });
-    let took = closed.elapsed();
-    // Generous: the figure is for people to read.
-    assert!(took < BOUND);
-    let said = messages(&scratch, index.get());
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains("deadlock"), "{said}");
-    for lock in ["/a", "/b", "/c"] {
-        assert!(said.contains(&format!("waits for {}{lock}", scratch.dir().display())), "{said}");
-    }
-    eprintln!("given up {took:?} after the circle was closed: {said}");
-    let statuses: Vec<String> = running.into_iter().map(|party| party.finish().out).collect();
-    assert!(statuses.contains(&"status 75\n".to_owned()), "{statuses:?}");
-    assert!(statuses.iter().all(|status| ["status 0\n", "status 75\n"].contains(&status.as_str())));
-    assert_eq!(statuses[index.get()], "status 75\n");
-}
-
-#[test]
-fn a_warning_is_given_once_and_the_wait_goes_on() {
-    let scratch = Scratch::new();
-    let mut running = circle(&scratch, &[("./a", "flock", ""), ("./b", "ofd", "-w 4")]);
-    for party in &mut running {
-        party.tell("go on");
-    }
-    wait_until("both are warned", || (0..2).all(|index| messages(&scratch, index).contains('\n')));
-    assert!(is_waited_for(&scratch.path("a")) && is_waited_for(&scratch.path("b")));
-    // The deadline of one opens the circle; looks after 2 and 3 seconds have said nothing new.
-    running.pop().unwrap().finish().exits(0);
-    running.pop().unwrap().finish().exits(0);
-    assert_eq!(messages(&scratch, 0).lines().count(), 1);
-    let said = messages(&scratch, 1);
-    assert_eq!(said.lines().count(), 2, "the warning and the deadline: {said}");
-    assert!(said.lines().next().unwrap().contains("deadlock"), "{said}");
-}
-
-#[test]
-fn those_who_must_not_be_told_are_not() {
-    let scratch = Scratch::new();
-    let parties = [("./a", "flock", "-q -w 3"), ("./b", "flock", "--deadlock=ignore -w 4")];
-    let mut running = circle(&scratch, &parties);
-    for party in &mut running {
-        party.tell("go on");
-    }
-    running.remove(0).finish().exits(0);
-    running.remove(0).finish().exits(0);
-    assert_eq!((messages(&scratch, 0), messages(&scratch, 1)), (String::new(), String::new()));
-}
-
-#[test]
-fn a_circle_through_processes_that_closed_the_lock_is_found() {
-    // Python closes what it does not know in its children: then the lock is had by processes that wait
-    // for the end of the waiter.
-    if !crate::support::has("python3") {
-        return crate::support::skip("python3 is not installed");
-    }
-    let scratch = Scratch::new();
-    let script = "import os, subprocess, sys; print('ready', flush=True); input(); \
-                  print('status', subprocess.run([os.environ['LOCKMGR'], 'run', *sys.argv[1:], 'true'])\
-                  .returncode, flush=True)";
-    let start = |lock, next, option| {
-        let words = ["run", lock, "python3", "-c", script, option, next];
-        let mut command = scratch.lockmgr(&words);
-        let mut party = Running::start(command.stdin(Stdio::piped()).stderr(Stdio::null()));
-        party.says("ready");
-        party
+/// The deadlock that goes over this test's files.
+fn ours(scratch: &Scratch) -> (Option<i32>, Option<Value>) {
+    let shown = scratch.run(&["deadlocks", "--json"]);
+    let told = json(&shown);
+    let directory = scratch.dir().to_str().unwrap();
+    let is_ours = |deadlock: &&Value| {
+        deadlock["links"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|link| link["path"].as_str().is_some_and(|path| path.starts_with(directory)))
     };
-    let mut one = start("./a", "./b", "--deadlock=fail");
-    let mut two = start("./b", "./a", "--deadlock=ignore");
-    one.tell("go on");
-    two.tell("go on");
-    assert_eq!(one.finish().out, "status 75\n");
-    assert_eq!(two.finish().out, "status 0\n");
+    let all = told["deadlocks"].as_array().unwrap();
+    // 1 says that there is one, ours or another.
+    assert_eq!(shown.code, Some(i32::from(!all.is_empty())));
+    (shown.code, all.iter().find(is_ours).cloned())
+}
+
+#[test]
+fn a_circle_of_three_is_found_and_named() {
+    let scratch = Scratch::new();
+    let mut knots = [
+        knot(&scratch, &["./a"], "./b"),
+        knot(&scratch, &["./b"], "-m ofd ./c"),
+        knot(&scratch, &["-m", "ofd", "./c"], "./a"),
+    ];
+    for (knot, wanted) in knots.iter_mut().zip(["b", "c"]) {
+        knot.tell("go");
+        wait_until("it waits", || waiters(&scratch.path(wanted)) == 1);
+    }
+    // A chain is no circle.
+    assert_eq!(ours(&scratch).1, None);
+    knots[2].tell("go");
+    wait_until("it waits", || waiters(&scratch.path("a")) == 1);
+    let (code, found) = ours(&scratch);
+    let found = found.expect("the circle is found");
+    assert_eq!(code, Some(1));
+    let links = found["links"].as_array().unwrap();
+    assert_eq!((&found["certain"], links.len()), (&true.into(), 3), "{found:#}");
+    for (index, link) in links.iter().enumerate() {
+        let next = &links[(index + 1) % 3]["waiter"]["process"]["pid"];
+        assert_eq!(&link["holder"]["pid"], next, "{found:#}");
+    }
+    let shown = scratch.run(&["deadlocks"]);
+    shown.exits(1);
+    assert!(shown.out.contains("certain deadlock: 3 processes wait for each other"), "{shown:?}");
+    for name in ["a", "b", "c"] {
+        let line = format!("    waits for {} (", scratch.path(name).display());
+        assert!(shown.out.contains(&line), "{shown:?}");
+    }
+    // Without one of them it is none.
+    let [first, ..] = knots;
+    drop(first);
+    wait_until("the circle is gone", || ours(&scratch).1.is_none());
+}
+
+#[test]
+fn none_is_said() {
+    let scratch = Scratch::new();
+    let shown = scratch.run(&["deadlocks"]);
+    // Other tests make deadlocks at the same time.
+    assert_eq!(shown.out == "no deadlock\n", shown.code == Some(0), "{shown:?}");
 }

@@ -4,13 +4,17 @@
 
 mod bad_input;
 mod daemon_left_behind;
+mod deadlock_option;
 mod deadlocks;
 mod exit_codes;
 mod fd_forms;
 mod hold_tree;
 mod holder_record;
 mod inherited_signal_state;
+mod json_schema;
+mod kill;
 mod lock_lasts_as_long_as_command;
+mod ls;
 mod names;
 mod output;
 mod sigkill_of_lockmgr;
@@ -19,4 +23,6 @@ mod support;
 mod terminal;
 #[cfg(feature = "top")]
 mod top;
+mod wait;
 mod waiting_line;
+mod who;

@@ -19,13 +19,15 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let user: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
             .expect("a terminal");
         grantpt(&user).expect("it is ours");
         unlockpt(&user).expect("it is ours");
         let name = ptsname(&user, Vec::new()).expect("it has a name");
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&user, size).expect("it is a terminal");
         let other_side = open(name, flags, Mode::empty()).expect("the terminal's other side");
         let copy = || Stdio::from(other_side.try_clone().expect("a descriptor"));
         let command = command.stdin(copy()).stdout(copy()).stderr(copy());

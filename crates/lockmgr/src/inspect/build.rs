@@ -120,8 +120,10 @@ impl<'s, 'w> Builder<'s, 'w> {
         let taker = told.pid.or_else(|| self.eldest(&lowest));
         let mut holders = Vec::new();
         if let Some(taker) = taker {
-            let descriptor = lowest.remove(&taker);
             let process = self.scan.process(taker).cloned();
+            // It may have ended since its descriptors were looked at.
+            let lives = process.as_ref().is_some_and(|process| !process.zombie);
+            let descriptor = lowest.remove(&taker).filter(|_| lives);
             let standing = match &process {
                 _ if descriptor.is_some() => Standing::Verified,
                 Some(process)
@@ -137,7 +139,7 @@ impl<'s, 'w> Builder<'s, 'w> {
         }
         let standing = if taker.is_some() { Standing::Inherited } else { Standing::Unclear };
         for (pid, descriptor) in lowest {
-            let process = self.scan.process(pid).cloned();
+            let process = self.scan.process(pid).filter(|process| !process.zombie).cloned();
             if process.is_some() {
                 holders.push(Holder { process, descriptor: Some(descriptor), standing });
             }

@@ -163,6 +163,8 @@ impl LockTable {
             if !all_accounted_for(lines, &scan) {
                 scan.everybody(|scan| all_accounted_for(lines, scan));
             }
+            // The youngest come first, and have inherited the lock if an ancestor has it, too.
+            scan.ancestors_of_nameless_holders();
         }
         let files = build::build(lines, &mut scan, effort.thorough);
         let mut gaps = Gaps::now(pieced_together);

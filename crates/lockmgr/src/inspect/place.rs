@@ -56,6 +56,21 @@ pub(super) fn table_of(path: &Path, effort: Effort) -> Result<LockTable> {
     Ok(table)
 }
 
+impl Inode {
+    /// The file that the path names, as the kernel's table names it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the path names no file or cannot be looked up. Symbolic links are followed.
+    pub fn of(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let failed = |errno: Errno| Error::io(Some(Arc::from(path)), LOOK, errno);
+        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(Errno::INVAL))?;
+        let pinned = file::pin(&name, true).map_err(failed)?;
+        let status = file::status(&pinned).map_err(failed)?;
+        Ok(inode_of(&pinned, status.identity))
+    }
+}
+
 /// The inode as the kernel's table names it.
 pub(crate) fn inode_of(file: &KeptFile, identity: Identity) -> Inode {
     let plain = Inode {

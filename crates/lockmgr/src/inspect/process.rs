@@ -110,15 +110,24 @@ impl Process {
         user_name(self.uid)
     }
 
+    /// How long ago it started, to a hundredth of a second; the time the machine slept counts.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        if self.ended {
+            return None;
+        }
+        let ticks_a_second = rustix::param::clock_ticks_per_second().max(1);
+        let start = Duration::from_millis(self.start.checked_mul(1000)? / ticks_a_second);
+        // The clock that the kernel counts a process's start in.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = Duration::new(u64::try_from(now.tv_sec).ok()?, u32::try_from(now.tv_nsec).ok()?);
+        Some(now.saturating_sub(start))
+    }
+
     /// When it started, by today's clock, to a hundredth of a second.
     #[must_use]
     pub fn started(&self) -> Option<SystemTime> {
-        let text = fs::read_to_string("/proc/stat").ok()?;
-        let boot =
-            text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-        let ticks_a_second = rustix::param::clock_ticks_per_second().max(1);
-        let since_boot = Duration::from_millis(self.start.checked_mul(1000)? / ticks_a_second);
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(boot))?.checked_add(since_boot)
+        SystemTime::now().checked_sub(self.age()?)
     }
 
     /// The file it executes, where this user may know.
@@ -283,8 +292,9 @@ mod tests {
         assert_eq!(me.uid, rustix::process::getuid().as_raw());
         let first = std::env::args().next().unwrap();
         assert_eq!(me.words().next().unwrap(), first.as_bytes());
-        let age = SystemTime::now().duration_since(me.started().unwrap()).unwrap_or_default();
-        assert!(age < Duration::from_secs(3600), "{age:?}");
+        assert!(me.age().unwrap() < Duration::from_secs(3600), "{:?}", me.age());
+        assert!(me.started().unwrap() <= SystemTime::now());
+        assert_eq!(Process::ended(1).age(), None);
         assert_eq!(me.executable().unwrap(), std::env::current_exe().unwrap());
     }
 

@@ -120,6 +120,27 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Looks at the parents, and theirs, of those who have a lock for which the kernel names nobody:
+    /// that is taken by the eldest.
+    pub(super) fn ancestors_of_nameless_holders(&mut self) {
+        // More generations than anybody has; pids that change hands meanwhile could form a ring.
+        const GENERATIONS: usize = 1000;
+        let is_nameless = |opener: &&Opener| opener.locks.iter().any(|lock| lock.pid.is_none());
+        let found: HashSet<u32> =
+            self.openers.iter().filter(is_nameless).map(|opener| opener.pid).collect();
+        for pid in found {
+            let mut current = pid;
+            for _ in 0..GENERATIONS {
+                let parent = self.process(current).map_or(0, |process| process.parent);
+                if parent == 0 || self.until.is_some_and(|until| Instant::now() >= until) {
+                    break;
+                }
+                self.look_at(parent);
+                current = parent;
+            }
+        }
+    }
+
     /// Looks at the descriptors of one process, and at its threads if it has a file open that is
     /// waited for.
     pub(super) fn look_at(&mut self, pid: u32) {

@@ -17,10 +17,15 @@ pub(crate) fn is_locked(path: &Path) -> bool {
 
 /// Whether somebody waits for a lock on the file: a line with `->` in the kernel's table.
 pub(crate) fn is_waited_for(path: &Path) -> bool {
-    let Ok(metadata) = fs::metadata(path) else { return false };
+    waiters(path) > 0
+}
+
+/// How many wait for a lock on the file.
+pub(crate) fn waiters(path: &Path) -> usize {
+    let Ok(metadata) = fs::metadata(path) else { return 0 };
     let inode = format!(":{} ", metadata.ino());
     let table = fs::read_to_string("/proc/locks").expect("the kernel's lock table");
-    table.lines().any(|line| line.contains("->") && line.contains(&inode))
+    table.lines().filter(|line| line.contains("->") && line.contains(&inode)).count()
 }
 
 /// A lock held by the test itself until this is dropped.

@@ -1,5 +1,6 @@
 //! Starting processes, waiting for what they do, and judging locks without lockmgr's help.
 
+mod json;
 mod judge;
 mod listener;
 mod process;
@@ -8,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::mem::MaybeUninit;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::ptr;
@@ -17,7 +19,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use tempfile::TempDir;
 
-pub(crate) use judge::{hold, is_locked, is_waited_for};
+pub(crate) use json::{check, json, schema};
+pub(crate) use judge::{hold, is_locked, is_waited_for, waiters};
 pub(crate) use listener::Listener;
 pub(crate) use process::{Finished, Running, Stranger, finished};
 
@@ -82,6 +85,30 @@ impl Scratch {
     /// Runs lockmgr to its end.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Finished {
         finished(&mut self.lockmgr(words))
+    }
+
+    /// A command that has the lock, with these options before its name; it says so, and stays.
+    pub(crate) fn holder(&self, options: &[&str], lock: impl AsRef<OsStr>) -> Running {
+        let mut command = self.lockmgr(&["run"]);
+        command.args(options).arg(lock).args(["sh", "-c", "echo up; exec sleep 1000"]);
+        let mut holder = Running::start(&mut command);
+        holder.says("up");
+        holder
+    }
+
+    /// A command that waits for the lock, and has been seen to; there are `count` waiters then.
+    pub(crate) fn waiter(&self, options: &[&str], lock: &str, count: usize) -> Running {
+        let mut command = self.lockmgr(&["run"]);
+        command.args(options).arg(lock).args(["sh", "-c", "echo up; exec sleep 1000"]);
+        let waiter = Running::start(&mut command);
+        wait_until("it waits", || waiters(&self.path(lock)) == count);
+        waiter
+    }
+
+    /// Everybody may come in, whoever he is.
+    pub(crate) fn open_to_all(self) -> Self {
+        fs::set_permissions(self.dir(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        self
     }
 
     /// Runs a shell script to its end.

@@ -1,0 +1,189 @@
+//! Whom `lockmgr kill` may signal, and how it makes sure that nobody else is hit.
+//!
+//! 1. The process is pinned by `pidfd_open(2)`. From then on the descriptor means this one process, or
+//!    nobody.
+//! 2. Only then its start time is compared with that of the holder that was found: when they are the
+//!    same, the pinned process is that holder, and not one that was given its pid since.
+//! 3. Immediately before the signal the lock is looked at again: the holder must still be one.
+//! 4. The signal goes through the descriptor, not to the number.
+//!
+//! What is left is a holder that lets go by itself between 3 and 4; no call of the kernel closes that.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use lockmgr::inspect::{Holder, Lock, Process, Standing};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::cli::KillArgs;
+use crate::exit::Failure;
+use crate::look::{is_a_lock_proper, look_at};
+
+/// A holder that may be signalled, pinned.
+pub(super) struct Target {
+    pub(super) process: Process,
+    /// As which it was found.
+    pub(super) holder: Holder,
+    pub(super) pinned: OwnedFd,
+    pub(super) sent: Vec<Signal>,
+    pub(super) ended: bool,
+    pub(super) holds: bool,
+}
+
+/// A holder that is not signalled, and why.
+pub(super) struct Spared {
+    pub(super) holder: Holder,
+    pub(super) reason: &'static str,
+}
+
+/// The locks on the file now, those that count as such. A file that is not there has none.
+pub(super) fn locks_of(path: &Path) -> Result<Vec<Lock>, Failure> {
+    let table = look_at(path, true)?.unwrap_or_default();
+    let locks = table.files.into_iter().flat_map(|file| file.locks);
+    Ok(locks.filter(is_a_lock_proper).collect())
+}
+
+/// Sorts the holders into those who may be signalled and those who may not.
+pub(super) fn choose(locks: &[Lock], args: &KillArgs) -> (Vec<(Process, Holder)>, Vec<Spared>) {
+    let (mut chosen, mut spared): (Vec<(Process, Holder)>, Vec<Spared>) = Default::default();
+    for holder in locks.iter().flat_map(|lock| &lock.holders) {
+        if holder.standing == Standing::Gone {
+            continue;
+        }
+        match (&holder.process, why_not(holder, args)) {
+            (Some(process), None) => {
+                let known = chosen.iter_mut().find(|(other, _)| is_same(other, process));
+                match known {
+                    // It may have inherited one lock and taken another.
+                    Some((_, known)) if holder.standing == Standing::Verified => {
+                        *known = holder.clone();
+                    }
+                    Some(_) => {}
+                    None => chosen.push((process.clone(), holder.clone())),
+                }
+            }
+            (_, why_not) => {
+                let reason = why_not.unwrap_or("the kernel does not show who it is");
+                if !spared.iter().any(|other| other.holder.process == holder.process) {
+                    spared.push(Spared { holder: holder.clone(), reason });
+                }
+            }
+        }
+    }
+    spared.retain(|one| !chosen.iter().any(|(process, _)| one.holder.pid() == Some(process.pid)));
+    (chosen, spared)
+}
+
+fn why_not(holder: &Holder, args: &KillArgs) -> Option<&'static str> {
+    let pid = holder.pid()?;
+    if pid == std::process::id() {
+        return Some("it is this very process, which has inherited the lock");
+    }
+    if pid == 1 && !args.init {
+        return Some("it is process 1; --init signals it, too");
+    }
+    match holder.standing {
+        Standing::Verified => None,
+        Standing::Inherited | Standing::Unclear if args.inherited => None,
+        Standing::Inherited => {
+            Some("it has inherited the lock and did not take it; --inherited signals it, too")
+        }
+        Standing::Unclear => Some(
+            "it is one of several that have the lock, and who took it is not known; --inherited \
+             signals all of them",
+        ),
+        _ => Some("this user may not look whether it holds the lock"),
+    }
+}
+
+/// Whether both are one process: the same pid, and the same start.
+pub(super) fn is_same(one: &Process, other: &Process) -> bool {
+    one.pid == other.pid && one.start == other.start && !one.ended && !other.ended
+}
+
+impl Target {
+    /// Pins the process. `None` when it has ended since it was seen.
+    pub(super) fn pin(process: Process, holder: Holder) -> Result<Option<Self>, Failure> {
+        let number = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+        let Some(number) = number else { return Ok(None) };
+        let pinned = match pidfd_open(number, PidfdFlags::empty()) {
+            Ok(pinned) => pinned,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(error) => {
+                let line = format!("cannot pin process {}: {error}", process.pid);
+                return Err(Failure::new(crate::exit::SYSTEM, line));
+            }
+        };
+        if !process.is_still_there() {
+            return Ok(None);
+        }
+        let (sent, ended, holds) = (Vec::new(), false, true);
+        Ok(Some(Self { process, holder, pinned, sent, ended, holds }))
+    }
+
+    /// Sends a signal to exactly this process; says whether it could be.
+    pub(super) fn send(&mut self, signal: Signal) -> Result<(), Errno> {
+        match pidfd_send_signal(&self.pinned, signal) {
+            Ok(()) => self.sent.push(signal),
+            Err(Errno::SRCH) => self.ended = true,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Notes whether it is among the holders of these locks.
+    pub(super) fn compare(&mut self, locks: &[Lock]) {
+        self.holds = locks.iter().flat_map(|lock| &lock.holders).any(|holder| {
+            holder.standing != Standing::Gone
+                && holder.process.as_ref().is_some_and(|process| is_same(process, &self.process))
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use lockmgr::inspect::LockTable;
+
+    use super::*;
+
+    fn child() -> (std::process::Child, Process) {
+        let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let process = Process::look(child.id()).unwrap();
+        (child, process)
+    }
+
+    /// Who holds a lock that this very process has.
+    fn some_holder() -> Holder {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let lock = lockmgr::FileLock::open(file.path()).unwrap();
+        let _guard = lock.lock().unwrap();
+        let table = LockTable::of(file.path()).unwrap();
+        table.files[0].locks[0].holders[0].clone()
+    }
+
+    #[test]
+    fn a_process_that_was_given_the_pid_since_is_not_pinned() {
+        let (mut child, process) = child();
+        let mut before = process.clone();
+        before.start -= 1;
+        assert!(Target::pin(before, some_holder()).unwrap().is_none());
+        assert!(Target::pin(process, some_holder()).unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn who_is_pinned_and_ends_is_signalled_no_more_and_nobody_else_is() {
+        let (mut child, process) = child();
+        let mut target = Target::pin(process.clone(), some_holder()).unwrap().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The number is free for another one now; the descriptor is not.
+        assert_eq!(target.send(Signal::KILL), Ok(()));
+        assert!(target.ended && target.sent.is_empty());
+        assert!(Target::pin(process, some_holder()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,42 @@
+//! Looking at one lock, for `who` and `kill`.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use lockmgr::Error;
+use lockmgr::inspect::{Holder, Kind, Lock, LockTable, Standing};
+
+use crate::exit::Failure;
+
+/// The locks of the file, `all` of whose holders are looked for if so wanted. `None` when there is no
+/// such file.
+///
+/// A lock that is released while one looks is in the table, and nobody has it: then it is looked at
+/// again. What stays like that is held in a way that /proc does not show (a descriptor on its way
+/// through a socket).
+pub(crate) fn look_at(path: &Path, all: bool) -> Result<Option<LockTable>, Failure> {
+    const TRIES: usize = 4;
+    for tries in 1.. {
+        let looked = if all { LockTable::of_thoroughly(path) } else { LockTable::of(path) };
+        match looked {
+            Ok(table) if tries < TRIES && is_over(&table) => {}
+            Ok(table) => return Ok(Some(table)),
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => break,
+            Err(error) => return Err(Failure::of_look(&error)),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether nobody is seen to have one of the locks, though he should be: for an `ofd` lock that has been
+/// released since, that is a holder who is not visible. Where locks are hidden he may well be just that.
+fn is_over(table: &LockTable) -> bool {
+    let nobody = |one: &Holder| matches!(one.standing, Standing::Gone | Standing::NotVisible);
+    let mut locks = table.files.iter().flat_map(|file| &file.locks);
+    !table.gaps.hidden && locks.any(|lock| lock.holders.iter().all(nobody))
+}
+
+/// Whether it is what people mean by a lock: no lease, and no gate.
+pub(crate) fn is_a_lock_proper(lock: &Lock) -> bool {
+    lock.kind != Kind::Lease && !lock.is_gate()
+}

@@ -1,0 +1,206 @@
+//! `lockmgr ls`: every lock on the machine.
+
+use std::cmp::Reverse;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lockmgr::inspect::{Holder, Inode, Lock, LockTable, LockedFile, Process, Waiter};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use crate::cli::{LsArgs, SortKey};
+use crate::exit::{self, Failure, Status};
+use crate::json::{self, FileJson, GapsJson, Teller};
+use crate::say::say;
+use crate::show::{self, Rows, Screen, Style};
+
+pub(crate) fn ls(args: &LsArgs) -> Result<Status, Failure> {
+    let mut first = true;
+    loop {
+        let table = look(args)?;
+        let screen = Screen::of_output();
+        let mut text = if args.json { in_json(&table)? } else { for_people(&table, args, &screen) };
+        if args.watch.is_some() && !args.json {
+            text = redrawn(&text, first, &screen);
+        }
+        let is_read = show::write(&text)?;
+        if !args.json
+            && (args.watch.is_none() || !screen.is_terminal)
+            && first
+            && let Some(line) = show::gaps(&table.gaps)
+        {
+            say(&line);
+        }
+        match args.watch {
+            Some(interval) if is_read && !reader_leaves_within(interval) => first = false,
+            _ => return Ok(exit::OK),
+        }
+    }
+}
+
+/// Sleeps; returns early, and `true`, when nobody reads the output any more.
+fn reader_leaves_within(interval: Duration) -> bool {
+    let output = io::stdout();
+    let timeout = Timespec::try_from(interval).ok();
+    // An end of a pipe that nobody reads is reported without being asked for.
+    let mut polled = [PollFd::new(&output, PollFlags::empty())];
+    match poll(&mut polled, timeout.as_ref()) {
+        // A stop and a continuation: the time for a new picture.
+        Ok(0) | Err(Errno::INTR) => false,
+        _ => true,
+    }
+}
+
+/// On a terminal, what fits on the screen, in the place of the picture before.
+fn redrawn(text: &str, first: bool, screen: &Screen) -> String {
+    if !screen.is_terminal {
+        return if first { text.to_owned() } else { format!("\n{text}") };
+    }
+    let home = "\x1b[H\x1b[2J";
+    let lines: Vec<&str> = text.lines().collect();
+    // The last line stays free, for the cursor.
+    let room = screen.height.map_or(usize::MAX, |height| height.saturating_sub(1).max(1));
+    if lines.len() <= room {
+        return format!("{home}{text}");
+    }
+    let shown = lines[..room - 1].join("\n");
+    format!("{home}{shown}\n… {} more\n", show::count(lines.len() + 1 - room, "line"))
+}
+
+/// The locks that were asked for, in the order that was asked for.
+fn look(args: &LsArgs) -> Result<LockTable, Failure> {
+    let mut table = LockTable::snapshot().map_err(|error| Failure::of_table(&error))?;
+    if !args.paths.is_empty() {
+        restrict(&mut table, &args.paths.iter().map(PathBuf::from).collect::<Vec<_>>())?;
+    }
+    let me = rustix::process::geteuid().as_raw();
+    let is_wanted = |lock: &Lock| {
+        (!args.waiting || !lock.waiters.is_empty())
+            && (!args.mine || somebody(lock, |process| process.uid == me))
+            && args.pid.is_none_or(|pid| has_pid(lock, pid))
+            && args.user.as_ref().is_none_or(|user| {
+                somebody(lock, |process| {
+                    process.user() == *user || process.uid.to_string() == *user
+                })
+            })
+    };
+    for file in &mut table.files {
+        file.locks.retain(is_wanted);
+    }
+    table.files.retain(|file| !file.locks.is_empty());
+    sort(&mut table.files, args.sort);
+    Ok(table)
+}
+
+/// Whether a holder or waiter is such a process.
+fn somebody(lock: &Lock, mut is_such: impl FnMut(&Process) -> bool) -> bool {
+    let holders = lock.holders.iter().filter_map(|holder| holder.process.as_ref());
+    let waiters = lock.waiters.iter().filter_map(|waiter| waiter.process.as_ref());
+    holders.chain(waiters).any(|process| !process.ended && is_such(process))
+}
+
+fn has_pid(lock: &Lock, pid: u32) -> bool {
+    lock.holders.iter().filter_map(Holder::pid).any(|holder| holder == pid)
+        || lock.waiters.iter().filter_map(Waiter::pid).any(|waiter| waiter == pid)
+}
+
+/// Keeps the files at these paths, and below those that are directories.
+fn restrict(table: &mut LockTable, paths: &[PathBuf]) -> Result<(), Failure> {
+    let mut kept = vec![false; table.files.len()];
+    for path in paths {
+        keep(table, path, &mut kept)?;
+    }
+    let mut kept = kept.into_iter();
+    table.files.retain(|_| kept.next().unwrap_or(true));
+    Ok(())
+}
+
+fn keep(table: &mut LockTable, path: &Path, kept: &mut Vec<bool>) -> Result<(), Failure> {
+    let inode = match Inode::of(path) {
+        Ok(inode) => inode,
+        // A file that was deleted under its holders has this path still, in the table.
+        Err(error) => {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            let mut found = false;
+            for (file, kept) in table.files.iter().zip(kept) {
+                let is_it = file.deleted && file.path.as_deref() == Some(&absolute);
+                *kept |= is_it;
+                found |= is_it;
+            }
+            return if found { Ok(()) } else { Err(Failure::of_look(&error)) };
+        }
+    };
+    let directory = std::fs::canonicalize(path).ok().filter(|path| path.is_dir());
+    let mut found = false;
+    for (file, kept) in table.files.iter().zip(kept.iter_mut()) {
+        let below = |known: &PathBuf| {
+            directory.as_ref().is_some_and(|directory| known.starts_with(directory))
+        };
+        found |= file.inode == inode;
+        *kept |= file.inode == inode || file.path.as_ref().is_some_and(below);
+    }
+    if !found && table.gaps.hidden {
+        // One file can be tried; see `LockTable::of`.
+        let tried = LockTable::of_thoroughly(path).map_err(|error| Failure::of_look(&error))?;
+        kept.extend(tried.files.iter().map(|_| true));
+        table.files.extend(tried.files);
+    }
+    Ok(())
+}
+
+fn sort(files: &mut [LockedFile], key: SortKey) {
+    let first = |file: &LockedFile| {
+        let mut holders = file.locks.iter().flat_map(|lock| &lock.holders);
+        holders.find_map(|holder| holder.process.clone())
+    };
+    match key {
+        SortKey::Kernel => {}
+        SortKey::Path => {
+            files.sort_by(|a, b| {
+                (a.path.is_none(), &a.path, a.inode).cmp(&(b.path.is_none(), &b.path, b.inode))
+            });
+        }
+        SortKey::Pid => {
+            files.sort_by_cached_key(|file| first(file).map_or(u32::MAX, |process| process.pid));
+        }
+        SortKey::User => files.sort_by_cached_key(|file| {
+            let user = first(file).filter(|process| !process.ended).map(|process| process.user());
+            (user.is_none(), user)
+        }),
+        SortKey::Waiters => files.sort_by_cached_key(|file| {
+            Reverse(file.locks.iter().map(|lock| lock.waiters.len()).sum::<usize>())
+        }),
+    }
+}
+
+fn for_people(table: &LockTable, args: &LsArgs, screen: &Screen) -> String {
+    let mut rows = Rows::default();
+    for file in &table.files {
+        let mut heading = show::file_name(file.path.as_deref(), file.inode);
+        if file.deleted {
+            heading.push_str(" (deleted)");
+        }
+        show::add_file(&mut rows, file, &heading);
+    }
+    if rows.is_empty() {
+        let asked = args.waiting || args.mine || args.pid.is_some() || args.user.is_some();
+        rows.text(
+            Style::Plain,
+            if asked || !args.paths.is_empty() { "no such locks" } else { "no locks" },
+        );
+    }
+    rows.render(screen)
+}
+
+#[derive(Serialize)]
+struct Body {
+    files: Vec<FileJson>,
+    gaps: GapsJson,
+}
+
+fn in_json(table: &LockTable) -> Result<String, Failure> {
+    let files = Teller::default().files(&table.files);
+    json::document("ls", Body { files, gaps: (&table.gaps).into() })
+}
