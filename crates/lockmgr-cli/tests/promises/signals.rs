@@ -10,7 +10,7 @@ use crate::support::{
 
 /// Counts the signals of one name it gets, and says each count; TERM ends it with status 7.
 const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo $n' \"$1\"; trap 'kill -9 $!; exit 7' TERM; \
-                       sleep 60 & echo ready; until wait; do :; done";
+                       sleep 60 & echo ready; while :; do wait; done";
 
 #[test]
 fn each_signal_reaches_the_command_once() {

@@ -43,7 +43,12 @@ impl Terminal {
     #[track_caller]
     pub(crate) fn shows(&mut self, text: &str) {
         let before = self.user.until(text);
-        assert!(before.is_some(), "the end came before {text:?}; seen: {}", self.user.shown());
+        if before.is_none() {
+            let seen = self.user.shown();
+            // How its leader ended tells most.
+            let status = self.leader.wait();
+            panic!("the end came before {text:?}; seen: {seen}; the session ended: {status:?}");
+        }
     }
 
     /// Reads a number that ends in a point.
@@ -90,7 +95,7 @@ pub(crate) fn shell(scratch: &Scratch) -> Terminal {
 }
 
 const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo \"<$n>\"' \"$1\"; trap 'kill -9 $!; echo \"total $n.\"; exit 7' TERM; \
-                       sleep 60 & echo ready; until wait; do :; done";
+                       sleep 60 & echo ready; while :; do wait; done";
 
 #[test]
 fn ctrl_c_comes_once() {
