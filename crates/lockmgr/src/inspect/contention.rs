@@ -6,9 +6,12 @@ use std::time::Duration;
 use crate::mode::Mechanism;
 use crate::sys::file::Identity;
 
-use super::scan::Devices;
+use super::devices::Devices;
+use super::place::status_name;
+use super::reading::Reading;
+use super::scan::Limit;
 use super::table::{Holder, Inode, Kind, Lock, LockTable, Standing};
-use super::{Effort, read_lines};
+use super::{Effort, is_first_pid_namespace};
 
 /// Who was in the way of an acquisition. Nothing is looked up until somebody asks.
 #[derive(Clone, Debug)]
@@ -57,21 +60,39 @@ impl Contention {
 
     /// What the kernel says is in the way.
     fn locks(&self) -> Vec<Lock> {
-        let Some((identity, obstacle)) = self.obstacle else { return Vec::new() };
-        let Some(inode) = named_in_the_table(identity) else { return Vec::new() };
-        let table = LockTable::of_inode(inode, Effort::at_most(LIMIT)).unwrap_or_default();
-        let matters = |lock: &Lock| match obstacle {
-            Obstacle::Lock(mechanism) => {
-                lock.kind.shares_a_space_with(&mechanism.into()) && !lock.is_gate()
+        self.look().files.into_iter().flat_map(|file| file.locks).collect()
+    }
+
+    /// The table of the file, with nothing in it but what is in the way.
+    fn look(&self) -> LockTable {
+        let Some((identity, obstacle)) = self.obstacle else { return LockTable::default() };
+        let mut effort = Effort::at_most(LIMIT);
+        // Where the kernel's table hides locks, descriptors may show them.
+        effort.hidden = !is_first_pid_namespace();
+        effort.thorough = effort.hidden;
+        let status = status_name(identity);
+        let mut table = LockTable::default();
+        for inode in named_in_the_table(status, effort.limit) {
+            table = LockTable::of_inode(inode, Some(status), effort).unwrap_or_default();
+            if !table.files.is_empty() {
+                break;
             }
-            Obstacle::Lease => lock.kind == Kind::Lease,
-        };
-        table.files.into_iter().flat_map(|file| file.locks).filter(matters).collect()
+        }
+        for file in &mut table.files {
+            file.locks.retain(|lock| match obstacle {
+                Obstacle::Lock(mechanism) => {
+                    lock.kind.shares_a_space_with(&mechanism.into()) && !lock.is_gate()
+                }
+                Obstacle::Lease => lock.kind == Kind::Lease,
+            });
+        }
+        table
     }
 
     pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
-        let locks = self.locks();
+        let table = self.look();
+        let locks: Vec<&Lock> = table.files.iter().flat_map(|file| &file.locks).collect();
         let lease = matches!(self.obstacle, Some((_, Obstacle::Lease)));
         let mut told = 0;
         let mut more = 0;
@@ -94,19 +115,23 @@ impl Contention {
                 let heir = lock.holders.iter().find(|holder| {
                     holder.standing == Standing::Inherited && holder.process.is_some()
                 });
+                f.write_str(match &first.process {
+                    Some(process) if !process.ended => ", which does not have it any more; ",
+                    _ => ", which has ended; ",
+                })?;
                 match heir {
                     Some(heir) => {
-                        f.write_str(", which has ended; inherited by ")?;
+                        f.write_str("inherited by ")?;
                         describe(heir, f)?;
                     }
-                    None => f.write_str(
-                        ", which has ended; the lock lives on in a process that has its descriptor",
-                    )?,
+                    None => {
+                        f.write_str("the lock lives on in a process that has its descriptor")?
+                    }
                 }
             }
         }
         match (told, more) {
-            (0, _) if locks.is_empty() => Ok(()),
+            (0, _) if locks.is_empty() && !table.gaps.hidden => Ok(()),
             (0, _) => f.write_str(", holder not visible"),
             (_, 0) => Ok(()),
             (_, more) => write!(f, " and {more} more"),
@@ -119,26 +144,23 @@ fn describe(holder: &Holder, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     const WIDTH: usize = 60;
     let Some(process) = &holder.process else { return f.write_str("somebody") };
     write!(f, "pid {}", process.pid)?;
-    if process.ended {
+    if !process.is_known() {
         return Ok(());
     }
     write!(f, " ({}, {})", process.command_line(WIDTH), process.user())
 }
 
-/// The inode as the kernel's table names it: on some filesystems with another device than `stat`.
-fn named_in_the_table(identity: Identity) -> Option<Inode> {
-    let plain = Inode {
-        major: rustix::fs::major(identity.device),
-        minor: rustix::fs::minor(identity.device),
-        number: identity.inode,
-    };
-    let (lines, _) = read_lines().ok()?;
-    let mut named = lines.iter().map(|line| line.lock.inode);
-    if named.clone().any(|inode| inode == plain) {
-        return Some(plain);
+/// The inodes that the kernel's table may mean by it: on some filesystems it has another device than
+/// `stat`.
+fn named_in_the_table(status: Inode, limit: Limit) -> Vec<Inode> {
+    let devices = Devices::mounted();
+    if devices.is_plain((status.major, status.minor)) {
+        return vec![status];
     }
-    if Devices::mounted().is_plain((plain.major, plain.minor)) {
-        return None;
-    }
-    named.find(|inode| inode.number == plain.number)
+    let reading = Reading::of_number(status.number, limit).unwrap_or_default();
+    let mut named: Vec<Inode> = reading.lines.iter().map(|line| line.lock.inode).collect();
+    named.retain(|inode| *inode == status || !devices.is_plain((inode.major, inode.minor)));
+    named.sort();
+    named.dedup();
+    named
 }

@@ -11,17 +11,21 @@
 //! them has set, or a signal, still can end it.) Any other cycle is *possible*: somebody on it, or
 //! somebody with a copy of a descriptor, may yet let go.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 
 use crate::mode::{Mode, Range};
 use crate::printable::Printable;
+use crate::sys::process::compare_descriptions;
 
-use super::process::Process;
-use super::scan::numbers;
+use super::line::{Line, Told};
+use super::process::{Process, read_at};
+use super::reading::Reading;
+use super::scan::{Limit, directory, numbers};
 use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing, Waiter};
+use super::threads::LockCall;
 
 /// Processes that wait for each other in a circle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,15 +96,19 @@ impl LockTable {
         if knots.is_empty() {
             return Vec::new();
         }
+        let told = self.gaps.pieced_together.then(|| Reading::everything(Limit(None)).ok());
         let stuck = graph.stuck();
         let mut found = Vec::new();
         for knot in knots {
             let stuck_part = knot.intersection(&stuck).copied().collect();
-            if let Some(links) = graph.shortest_circle(&stuck_part) {
+            let is_no_patchwork =
+                |links: &Vec<Link>| told.as_ref().is_none_or(|told| are_still_told(links, told));
+            if let Some(links) = graph.shortest_circle(&stuck_part).filter(is_no_patchwork) {
                 found.push(Deadlock { certain: true, links });
             } else if let Some(links) = graph.shortest_circle(&knot)
                 // A thread that waits for another one of its process is nothing unusual.
                 && links.len() > 1
+                && is_no_patchwork(&links)
             {
                 found.push(Deadlock { certain: false, links });
             }
@@ -109,9 +117,31 @@ impl LockTable {
     }
 }
 
+/// Whether the kernel tells the same when it is asked again: a table that was read in pieces may show a
+/// circle none of whose moments was ever one.
+fn are_still_told(links: &[Link], reading: &Option<Reading>) -> bool {
+    let Some(reading) = reading else { return false };
+    links.iter().all(|link| {
+        let of_inode = |line: &&Line| line.lock.inode == link.inode;
+        let mut held = reading.lines.iter().filter(of_inode).filter(|line| line.depth == 0);
+        let mut blocked = reading.lines.iter().filter(of_inode).filter(|line| line.depth > 0);
+        let is_the_lock = |told: &Told| {
+            (&told.kind, told.mode, told.range) == (&link.kind, link.mode, link.range)
+        };
+        let waiter = &link.waiter;
+        let is_the_request = |told: &Told| {
+            (&told.kind, told.mode, told.range) == (&waiter.kind, waiter.mode, waiter.range)
+                && told.pid.is_none_or(|pid| Some(pid) == waiter.pid())
+        };
+        held.any(|line| is_the_lock(&line.lock)) && blocked.any(|line| is_the_request(&line.lock))
+    })
+}
+
 struct Graph<'t> {
     /// What each waiting process waits for.
     waits: BTreeMap<u32, Vec<Wait<'t>>>,
+    /// Those whom nobody was permitted to look at.
+    unseen: &'t [u32],
 }
 
 /// A request, and a lock that is in its way.
@@ -139,12 +169,14 @@ impl<'t> Graph<'t> {
                         file,
                         lock,
                         owners: living().filter_map(Holder::pid).collect(),
-                        somebody_else: living().any(|holder| holder.process.is_none()),
+                        somebody_else: living().any(|holder| {
+                            holder.process.is_none() || holder.standing == Standing::NotPermitted
+                        }),
                     });
                 }
             }
         }
-        Self { waits }
+        Self { waits, unseen: &table.gaps.not_permitted }
     }
 
     fn successors(&self, pid: u32) -> impl Iterator<Item = u32> + '_ {
@@ -212,8 +244,24 @@ impl<'t> Graph<'t> {
         None
     }
 
+    /// The ancestors of those who could not be looked at, who may have inherited from them.
+    fn have_unseen_descendants(&self) -> BTreeSet<u32> {
+        let mut ancestors = BTreeSet::new();
+        for &unseen in self.unseen {
+            let mut next = unseen;
+            while let Some(process) = Process::look(next) {
+                next = process.parent;
+                if next == 0 || !ancestors.insert(next) {
+                    break;
+                }
+            }
+        }
+        ancestors
+    }
+
     /// The processes that will not move by themselves any more.
     fn stuck(&self) -> BTreeSet<u32> {
+        let ancestors = self.have_unseen_descendants();
         let mut states = HashMap::new();
         let mut open: Vec<u32> = self.waits.keys().copied().collect();
         while let Some(pid) = open.pop() {
@@ -230,7 +278,7 @@ impl<'t> Graph<'t> {
             let moving: Vec<u32> = stuck
                 .iter()
                 .copied()
-                .filter(|pid| !self.is_stuck(*pid, &states[pid], &stuck))
+                .filter(|pid| !self.is_stuck(*pid, &states[pid], &stuck, &ancestors))
                 .collect();
             if moving.is_empty() {
                 return stuck;
@@ -241,18 +289,29 @@ impl<'t> Graph<'t> {
         }
     }
 
-    fn is_stuck(&self, pid: u32, state: &State, stuck: &BTreeSet<u32>) -> bool {
+    fn is_stuck(
+        &self,
+        pid: u32,
+        state: &State,
+        stuck: &BTreeSet<u32>,
+        ancestors: &BTreeSet<u32>,
+    ) -> bool {
         let waits = self.waits.get(&pid).map_or(&[][..], Vec::as_slice);
         let is_hopeless = |wait: &Wait<'_>| {
-            !wait.somebody_else && !wait.owners.is_empty() && wait.owners.is_subset(stuck)
+            !wait.somebody_else
+                && !wait.owners.is_empty()
+                && wait.owners.is_subset(stuck)
+                && wait.owners.is_disjoint(ancestors)
         };
         !state.threads.is_empty()
             && state.threads.iter().all(|thread| match thread.does {
                 Does::HelpsAnother => true,
+                Does::WaitsForChild(child) => stuck.contains(&child),
                 Does::WaitsForChildren => {
                     !state.children.is_empty() && state.children.iter().all(|c| stuck.contains(c))
                 }
-                Does::SomethingElse => waits.iter().any(|wait| {
+                Does::SomethingElse => false,
+                Does::AsksForLock => waits.iter().any(|wait| {
                     is_hopeless(wait)
                         && match wait.waiter.thread {
                             Some(number) => number == thread.number,
@@ -288,19 +347,26 @@ impl Wait<'_> {
 
 /// Whether the lock must go before the request can be granted.
 fn is_in_the_way(lock: &Lock, waiter: &Waiter) -> bool {
-    let is_his_own = lock.holders.iter().any(|holder| {
-        holder.pid() == waiter.pid()
-            && match lock.kind {
-                // Owned by the process.
-                Kind::Posix => waiter.kind == Kind::Posix,
-                // Asked for through the very description that has it: a conversion.
-                _ => holder.descriptor.is_some() && holder.descriptor == waiter.descriptor,
-            }
-    });
     lock.kind.shares_a_space_with(&waiter.kind)
         && lock.mode.conflicts_with(waiter.mode)
         && lock.range.overlaps(waiter.range)
-        && !is_his_own
+        && !is_his_own(lock, waiter)
+}
+
+/// Whether the request is to change this very lock: asked for by its owner, which is a process for
+/// `posix`, and an open file description for the others.
+fn is_his_own(lock: &Lock, waiter: &Waiter) -> bool {
+    lock.kind == waiter.kind
+        && lock.holders.iter().filter(|holder| holder.pid() == waiter.pid()).any(|holder| {
+            let (Some(pid), Some(has), Some(asks)) =
+                (waiter.pid(), holder.descriptor, waiter.descriptor)
+            else {
+                return lock.kind == Kind::Posix;
+            };
+            lock.kind == Kind::Posix
+                || has == asks
+                || compare_descriptions((pid, has), (pid, asks)) == Some(Ordering::Equal)
+        })
 }
 
 /// What a process does.
@@ -320,6 +386,10 @@ enum Does {
     HelpsAnother,
     /// Sleeps until a child ends, or a signal comes.
     WaitsForChildren,
+    /// Sleeps until this child ends.
+    WaitsForChild(u32),
+    /// Sleeps in a lock call, or what it does may not be seen.
+    AsksForLock,
     SomethingElse,
 }
 
@@ -327,17 +397,27 @@ impl State {
     /// Nothing is known of those who may not be looked at; they count as moving.
     fn look(pid: u32) -> Self {
         let mut state = Self { threads: Vec::new(), children: Vec::new() };
-        let task = format!("/proc/{pid}/task");
+        let Ok(tasks) = directory(rustix::fs::CWD, &format!("/proc/{pid}/task")) else {
+            return state;
+        };
         let mut thread_numbers = Vec::new();
-        let _gone = numbers(rustix::fs::CWD, &task, |number| thread_numbers.push(number));
+        let _gone = numbers(&tasks, Limit(None), |number| thread_numbers.push(number));
+        let read = |number: u32, name: &str| {
+            let mut text = Vec::new();
+            read_at(&tasks, &format!("{number}/{name}"), usize::MAX, &mut text)
+                .map(|()| String::from_utf8_lossy(&text).into_owned())
+        };
+        let own_name = read(pid, "comm").unwrap_or_default();
         for number in thread_numbers {
-            let read = |name| fs::read_to_string(format!("{task}/{number}/{name}"));
-            let does = match (read("comm"), read("syscall")) {
-                (Ok(name), _) if name.starts_with(HELPERS) => Does::HelpsAnother,
-                (_, Ok(call)) if waits_for_children(&call) => Does::WaitsForChildren,
-                _ => Does::SomethingElse,
+            let does = match (read(number, "comm"), read(number, "syscall")) {
+                // A thread that was given no name has the program's.
+                (Ok(name), _) if name.starts_with(HELPERS) && name != own_name => {
+                    Does::HelpsAnother
+                }
+                (_, Ok(call)) => Does::of(&call),
+                (_, Err(_)) => Does::AsksForLock,
             };
-            let children = read("children").unwrap_or_default();
+            let children = read(number, "children").unwrap_or_default();
             state
                 .children
                 .extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
@@ -348,29 +428,74 @@ impl State {
 }
 
 /// How the names of this library's threads begin.
-pub(crate) const HELPERS: &str = "lockmgr-";
+const HELPERS: &str = "lockmgr-";
 
-/// Whether a thread sleeps in `wait4`, `waitid`, or in `sigtimedwait` without a time limit.
-fn waits_for_children(call: &str) -> bool {
-    let mut words = call.split_ascii_whitespace();
-    let Some(Ok(number)) = words.next().map(str::parse::<i64>) else { return false };
-    number == i64::from(libc::SYS_wait4)
-        || number == i64::from(libc::SYS_waitid)
-        || number == i64::from(libc::SYS_rt_sigtimedwait) && words.nth(2) == Some("0x0")
-        || number == i64::from(libc::SYS_rt_sigsuspend)
+impl Does {
+    /// By the system call that the thread is in, with its arguments.
+    fn of(call: &str) -> Self {
+        if LockCall::of(call).is_some() {
+            return Does::AsksForLock;
+        }
+        let mut words = call.split_ascii_whitespace();
+        let Some(Ok(number)) = words.next().map(str::parse::<i64>) else {
+            return Does::SomethingElse;
+        };
+        let mut argument = || {
+            let word = words.next()?.strip_prefix("0x")?;
+            // The kernel looks at the lower half of numbers and pointers to nowhere alike.
+            u64::from_str_radix(word, 16).ok()
+        };
+        let (first, second, third) = (argument(), argument(), argument());
+        let lower_half = |value: u64| u32::try_from(value & 0xffff_ffff).ok();
+        let child = |value: Option<u64>| {
+            let pid = lower_half(value?)?;
+            (pid != 0 && i32::try_from(pid).is_ok()).then_some(Does::WaitsForChild(pid))
+        };
+        if number == i64::from(libc::SYS_wait4) {
+            child(first).unwrap_or(Does::WaitsForChildren)
+        } else if number == i64::from(libc::SYS_waitid) {
+            let one = first.and_then(lower_half) == Some(libc::P_PID);
+            one.then(|| child(second)).flatten().unwrap_or(Does::WaitsForChildren)
+        } else if number == i64::from(libc::SYS_rt_sigtimedwait) && third == Some(0)
+            || number == i64::from(libc::SYS_rt_sigsuspend)
+        {
+            Does::WaitsForChildren
+        } else {
+            Does::SomethingElse
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::waits_for_children;
+    use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn calls_that_wait_for_children_are_known() {
-        let (wait4, sigtimedwait) = (libc::SYS_wait4, libc::SYS_rt_sigtimedwait);
-        assert!(waits_for_children(&format!("{wait4} 0xffffffff 0x7f 0x2 0x0 0x1")));
-        assert!(waits_for_children(&format!("{sigtimedwait} 0x7f 0x7f 0x0 0x8")));
-        assert!(!waits_for_children(&format!("{sigtimedwait} 0x7f 0x7f 0x7f 0x8")));
-        assert!(!waits_for_children("running"));
-        assert!(!waits_for_children(""));
+        let (wait4, waitid) = (libc::SYS_wait4, libc::SYS_waitid);
+        let (sigtimedwait, flock) = (libc::SYS_rt_sigtimedwait, libc::SYS_flock);
+        for (call, does) in [
+            (format!("{wait4} 0xffffffff 0x7f 0x2 0x0 0x1"), Does::WaitsForChildren),
+            (format!("{wait4} 0xffffffffffffffff 0x7f 0x2 0x0"), Does::WaitsForChildren),
+            (format!("{wait4} 0x2a 0x7f 0x2 0x0 0x1"), Does::WaitsForChild(42)),
+            (format!("{waitid} 0x1 0x2a 0x7f 0x4"), Does::WaitsForChild(42)),
+            (format!("{waitid} 0x0 0x0 0x7f 0x4"), Does::WaitsForChildren),
+            (format!("{sigtimedwait} 0x7f 0x7f 0x0 0x8"), Does::WaitsForChildren),
+            (format!("{sigtimedwait} 0x7f 0x7f 0x7f 0x8"), Does::SomethingElse),
+            (format!("{flock} 0x3 0x2 0x0"), Does::AsksForLock),
+            ("running".to_owned(), Does::SomethingElse),
+            (String::new(), Does::SomethingElse),
+        ] {
+            assert!(Does::of(&call) == does, "{call}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read(text in "(\\PC|[0-9a-fx ]){0,100}") {
+            let _whatever = Does::of(&text);
+        }
     }
 }
