@@ -9,14 +9,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use lockmgr::inspect::{Lock, LockTable, LockedFile};
-use support::puppet::{ASK, PUPPET, Puppet};
+use support::puppet::{PUPPET, Puppet};
 use support::raw::take_lock;
 use support::{Worker, say, serve};
 use tempfile::TempDir;
 
 #[test]
 fn worker() {
-    serve(&[PUPPET, ASK, ("on fd 0", on_fd_0)]);
+    serve(&[PUPPET, ("on fd 0", on_fd_0)]);
 }
 
 fn on_fd_0(_: &[String]) {
@@ -279,14 +279,8 @@ fn names_of_any_bytes() {
     let stage = Stage::new();
     let path = stage.path("").join(std::ffi::OsStr::from_bytes(b"a\n\x1b[2J\xff b"));
     let file = File::create(&path).unwrap();
-    take_lock(
-        file.as_raw_fd(),
-        lockmgr::Mechanism::Ofd,
-        lockmgr::Mode::Exclusive,
-        (0, 0),
-        false,
-    )
-    .unwrap();
+    take_lock(file.as_raw_fd(), lockmgr::Mechanism::Ofd, lockmgr::Mode::Exclusive, (0, 0), false)
+        .unwrap();
     let me = std::process::id();
     expect(&path, vec![format!("ofd exclusive 0+EOF: {me}/{} verified", file.as_raw_fd())]);
 }
@@ -511,10 +505,12 @@ fn processes_that_come_and_go() {
                 while !over.load(Ordering::Relaxed) {
                     // Lives for a few milliseconds, under a lock of which it is the heir.
                     let file = File::create(&path).unwrap();
-                    #[expect(clippy::disallowed_methods, reason = "whose lock it is does not matter")]
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "whose lock it is does not matter"
+                    )]
                     file.lock().unwrap();
-                    let status =
-                        std::process::Command::new("true").stdin(file).status().unwrap();
+                    let status = std::process::Command::new("true").stdin(file).status().unwrap();
                     assert!(status.success());
                 }
             });

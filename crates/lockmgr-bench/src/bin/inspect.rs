@@ -85,7 +85,7 @@ fn compare(rounds: usize, holders: usize) -> Result<()> {
             let output = command.stderr(Stdio::inherit()).output()?;
             let cost = nanoseconds(start.elapsed());
             ensure!(output.status.success(), "{command:?}: {}", output.status);
-            check(row, &output.stdout, holders)?;
+            check(row, &output.stdout, place.path(), holders)?;
             if round > 0 {
                 costs[row].push(cost);
             }
@@ -106,15 +106,21 @@ fn compare(rounds: usize, holders: usize) -> Result<()> {
 }
 
 /// A row that finds less than there is would be fast for nothing.
-fn check(row: usize, output: &[u8], holders: usize) -> Result<()> {
-    let lines = output.iter().filter(|byte| **byte == b'\n').count();
-    let least = if row < 2 { holders * LOCKS_EACH } else { 1 };
-    ensure!(lines >= least, "row {row} has {lines} lines, not {least}");
-    if row >= 1 {
-        let text = String::from_utf8_lossy(output);
-        let unknown = text.lines().filter(|line| line.contains("not visible")).count();
-        ensure!(unknown == 0, "row {row} does not know {unknown} holders");
+fn check(row: usize, output: &[u8], place: &Path, holders: usize) -> Result<()> {
+    let text = String::from_utf8_lossy(output);
+    if row == 0 {
+        // It knows neither holder nor path of an ofd lock.
+        let least = holders * LOCKS_EACH;
+        ensure!(text.lines().count() >= least, "lslocks does not show all locks");
+        return Ok(());
     }
+    let place = place.to_string_lossy();
+    // There may be others on this machine.
+    let ours = || text.lines().filter(|line| line.contains(&*place));
+    let expected = if row == 1 { holders * LOCKS_EACH } else { 1 };
+    ensure!(ours().count() == expected, "row {row} has {} lines", ours().count());
+    let verified = ours().filter(|line| line.contains(" verified ")).count();
+    ensure!(verified == expected, "row {row} knows {verified} holders of {expected}");
     Ok(())
 }
 

@@ -80,7 +80,7 @@ impl LockTable {
         for line in &reading.lines {
             wanted.add(line.lock.inode, line.depth > 0);
         }
-        Ok(Self::look(&reading, &wanted, effort).0)
+        Ok(Self::look(&reading, &wanted, effort)?.0)
     }
 
     /// Looks at the locks of one file: who holds them, and who waits.
@@ -128,7 +128,7 @@ impl LockTable {
             }
             let waited_for = effort.hidden || reading.lines.iter().any(|line| line.depth > 0);
             let wanted = Wanted::exactly(inode, status, waited_for);
-            let (table, changed) = Self::look(&reading, &wanted, effort);
+            let (table, changed) = Self::look(&reading, &wanted, effort)?;
             if !changed || is_last {
                 return Ok(table);
             }
@@ -136,9 +136,9 @@ impl LockTable {
     }
 
     /// Finds out whose the lines are; and whether some of them were no longer true by then.
-    fn look(reading: &Reading, wanted: &Wanted, effort: Effort) -> (Self, bool) {
+    fn look(reading: &Reading, wanted: &Wanted, effort: Effort) -> io::Result<(Self, bool)> {
         let lines = &reading.lines;
-        let mut scan = Scan::new(wanted, effort.limit);
+        let mut scan = Scan::new(wanted, effort.limit)?;
         for pid in lines.iter().filter_map(|line| line.lock.pid) {
             scan.look_at_named(pid);
         }
@@ -165,7 +165,7 @@ impl LockTable {
         let files = builder.finish();
         gaps.not_permitted = scan.not_permitted.iter().copied().collect();
         gaps.not_permitted.retain(|pid| process::may_have_descriptors(*pid));
-        (Self { files, gaps }, changed)
+        Ok((Self { files, gaps }, changed))
     }
 }
 

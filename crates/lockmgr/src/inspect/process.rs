@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::printable::Printable;
@@ -48,18 +48,22 @@ impl Process {
     pub fn look(pid: u32) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, format!("/proc/{pid}"), flags, Mode::empty()).ok()?;
-        Self::look_in(pid, &directory)
+        Self::look_in(pid, &directory, "./", &mut Vec::new())
     }
 
-    /// Looks at the process whose directory in /proc this is.
-    pub(super) fn look_in(pid: u32, directory: &OwnedFd) -> Option<Self> {
-        let mut text = Vec::new();
-        read_at(directory, "stat", 1024, &mut text).ok()?;
-        let stat = Stat::of(&text)?;
-        let mut command = Vec::new();
+    /// Looks at the process whose directory in /proc is, from this one, there.
+    pub(super) fn look_in(
+        pid: u32,
+        directory: &OwnedFd,
+        there: &str,
+        text: &mut Vec<u8>,
+    ) -> Option<Self> {
         // A process of another user may hide it; then there is the short name.
-        let _hidden = read_at(directory, "cmdline", COMMAND_READ, &mut command);
-        let uid = rustix::fs::fstat(directory).ok()?.st_uid;
+        let _hidden = read_at(directory, &format!("{there}cmdline"), COMMAND_READ, text);
+        let command = text.clone();
+        let uid = rustix::fs::statat(directory, there, AtFlags::empty()).ok()?.st_uid;
+        read_at(directory, &format!("{there}stat"), 1024, text).ok()?;
+        let stat = Stat::of(text)?;
         Some(Self {
             pid,
             start: stat.start,
@@ -183,8 +187,8 @@ pub(super) fn read_at(
 ) -> Result<(), Errno> {
     const PIECE: usize = 4096;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = openat(directory, name, flags, Mode::empty())?;
     into.clear();
+    let file = openat(directory, name, flags, Mode::empty())?;
     loop {
         into.reserve(PIECE);
         let asked = into.capacity() - into.len();

@@ -15,6 +15,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use rustix::fs::{
@@ -45,7 +47,8 @@ pub(super) struct Opener {
 /// What the look around has found so far.
 pub(super) struct Scan<'a> {
     wanted: &'a Wanted,
-    devices: Devices,
+    proc: Arc<OwnedFd>,
+    devices: Arc<Devices>,
     pub(super) limit: Limit,
     pub(super) openers: Vec<Opener>,
     pub(super) blocked: Vec<Blocked>,
@@ -122,10 +125,19 @@ impl Wanted {
 
 impl<'a> Scan<'a> {
     /// What is not looked at within the limit stays unknown.
-    pub(super) fn new(wanted: &'a Wanted, limit: Limit) -> Self {
+    ///
+    /// # Errors
+    /// When there is no /proc, or no descriptor to open it with.
+    pub(super) fn new(wanted: &'a Wanted, limit: Limit) -> Result<Self, Errno> {
+        let proc = directory(CWD, "/proc")?;
+        Ok(Self::with(wanted, limit, Arc::new(proc), Arc::new(Devices::mounted())))
+    }
+
+    fn with(wanted: &'a Wanted, limit: Limit, proc: Arc<OwnedFd>, devices: Arc<Devices>) -> Self {
         Self {
             wanted,
-            devices: Devices::mounted(),
+            proc,
+            devices,
             limit,
             openers: Vec::new(),
             blocked: Vec::new(),
@@ -143,17 +155,81 @@ impl<'a> Scan<'a> {
 
     /// Looks at everybody, those with the highest numbers first, until `enough` says so.
     pub(super) fn everybody(&mut self, mut enough: impl FnMut(&Self) -> bool) {
+        // A few at first, because it may be enough; then more at once, which is quicker.
+        const FIRST: usize = 32;
+        const LARGEST: usize = 512;
         let mut pids = Vec::new();
-        let listed = directory(CWD, "/proc")
-            .and_then(|proc| numbers(&proc, self.limit, |pid| pids.push(pid)));
+        let listed = numbers(&self.proc, self.limit, |pid| pids.push(pid));
         self.cut_short |= listed.is_err();
-        for pid in pids.into_iter().rev() {
+        pids.retain(|pid| !self.begun.contains(pid));
+        pids.reverse();
+        let (mut rest, mut size) = (&pids[..], FIRST);
+        while !rest.is_empty() && !self.cut_short {
+            let (some, later) = rest.split_at(size.min(rest.len()));
             let before = self.openers.len();
-            self.look_at(pid);
-            if self.cut_short || self.openers.len() > before && enough(self) {
+            self.look_at_all(some);
+            if self.openers.len() > before && enough(self) {
                 return;
             }
+            (rest, size) = (later, (size * 2).min(LARGEST));
         }
+    }
+
+    /// Looks at many, on several processors if there is no hurry: a message that is put together within
+    /// a limit is not worth a thread.
+    fn look_at_all(&mut self, pids: &[u32]) {
+        const MOST_THREADS: usize = 4;
+        const WORTH_A_THREAD: usize = 64;
+        let processors = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let threads = if self.limit.0.is_some() { 1 } else { processors };
+        let parts = (pids.len() / WORTH_A_THREAD).clamp(1, threads);
+        let mut shares = pids.chunks(pids.len().div_ceil(parts).max(1));
+        let mine = shares.next().unwrap_or_default();
+        thread::scope(|scope| {
+            let mut others = Vec::new();
+            for share in shares {
+                let mut partner = self.partner();
+                let named = thread::Builder::new().name("lockmgr-look".into());
+                let started = named.spawn_scoped(scope, move || {
+                    share.iter().for_each(|pid| partner.look_at(*pid));
+                    partner
+                });
+                others.push(started.map_err(|_| share));
+            }
+            mine.iter().for_each(|pid| self.look_at(*pid));
+            for other in others {
+                match other.map(thread::ScopedJoinHandle::join) {
+                    Ok(Ok(partner)) => self.absorb(partner),
+                    Ok(Err(_panic)) => self.cut_short = true,
+                    // There was no thread to be had.
+                    Err(share) => share.iter().for_each(|pid| self.look_at(*pid)),
+                }
+            }
+        });
+    }
+
+    /// One that looks for the same, and has seen nothing.
+    fn partner(&self) -> Self {
+        Self::with(self.wanted, self.limit, Arc::clone(&self.proc), Arc::clone(&self.devices))
+    }
+
+    /// Adds what another one has seen.
+    fn absorb(&mut self, other: Self) {
+        self.openers.extend(other.openers);
+        self.blocked.extend(other.blocked);
+        for (inode, name) in other.names {
+            let is_holder_s = other.named_by_holder.contains(&inode);
+            if is_holder_s && self.named_by_holder.insert(inode) {
+                self.names.insert(inode, name);
+            } else {
+                self.names.entry(inode).or_insert(name);
+            }
+        }
+        self.not_permitted.extend(other.not_permitted);
+        self.cut_short |= other.cut_short;
+        self.begun.extend(other.begun);
+        self.seen.extend(other.seen);
+        self.processes.extend(other.processes);
     }
 
     /// Looks at a process that the kernel has named: it may be one that /proc does not show.
@@ -189,7 +265,9 @@ impl<'a> Scan<'a> {
             return Err(Errno::TIME);
         }
         let first = self.openers.len();
-        let descriptors = directory(CWD, &format!("/proc/{pid}/fd"))?;
+        let mut place = itoa(pid);
+        place.end_with("/fd");
+        let descriptors = directory(&self.proc, place.as_str())?;
         let mut listed = std::mem::take(&mut self.numbers);
         listed.clear();
         let outcome = numbers(&descriptors, self.limit, |number| listed.push(number))
@@ -199,14 +277,17 @@ impl<'a> Scan<'a> {
         if self.openers.len() == first {
             return Ok(());
         }
-        let process = directory(&descriptors, "..")?;
-        self.processes.entry(pid).or_insert_with(|| Process::look_in(pid, &process));
+        let text = &mut self.text;
+        self.processes
+            .entry(pid)
+            .or_insert_with(|| Process::look_in(pid, &descriptors, "../", text));
         let waited_for: HashMap<u32, Inode> = self.openers[first..]
             .iter()
             .filter(|opener| self.wanted.waited_for.contains(&opener.inode) && !opener.on_a_twin)
             .map(|opener| (opener.descriptor, opener.inode))
             .collect();
         if !waited_for.is_empty() {
+            let process = directory(&descriptors, "..")?;
             asleep_in_lock_calls(pid, &process, &waited_for, self.limit, &mut self.blocked)?;
         }
         Ok(())
@@ -324,16 +405,29 @@ pub(super) fn numbers(
     limit: Limit,
     mut found: impl FnMut(u32),
 ) -> Result<(), Errno> {
-    let mut buffer = [MaybeUninit::uninit(); 8192];
+    const SIZE: usize = 8192;
+    // An entry is a few numbers and its name, and takes no more than this.
+    const ENTRY: usize = 20 + 256 + 8;
+    let mut buffer = [MaybeUninit::uninit(); SIZE];
     let mut entries = RawDir::new(directory, &mut buffer);
+    let mut filled = 0;
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        let name = std::str::from_utf8(entry.file_name().to_bytes());
+        let bytes = entry.file_name().to_bytes();
+        filled += (19 + bytes.len() + 1).next_multiple_of(8);
+        let name = std::str::from_utf8(bytes);
         if let Some(number) = name.ok().and_then(|name| name.parse().ok()) {
             found(number);
         }
-        if entries.is_buffer_empty() && limit.has_passed() {
-            return Err(Errno::TIME);
+        if entries.is_buffer_empty() {
+            if limit.has_passed() {
+                return Err(Errno::TIME);
+            }
+            // Had there been more, it would have fitted.
+            if filled + ENTRY < SIZE {
+                return Ok(());
+            }
+            filled = 0;
         }
     }
     Ok(())
@@ -341,12 +435,13 @@ pub(super) fn numbers(
 
 /// A number's digits, without an allocation for each of thousands of descriptors.
 struct Digits {
-    bytes: [u8; 24],
+    bytes: [u8; 28],
     start: usize,
+    end: usize,
 }
 
 fn itoa(mut number: u32) -> Digits {
-    let mut digits = Digits { bytes: [0; 24], start: 24 };
+    let mut digits = Digits { bytes: [0; 28], start: 24, end: 24 };
     loop {
         digits.start -= 1;
         digits.bytes[digits.start] = b'0' + u8::try_from(number % 10).unwrap_or(0);
@@ -363,8 +458,14 @@ impl Digits {
         self.bytes[self.start..self.start + prefix.len()].copy_from_slice(prefix.as_bytes());
     }
 
+    fn end_with(&mut self, ending: &str) {
+        let end = self.end + ending.len();
+        self.bytes[self.end..end].copy_from_slice(ending.as_bytes());
+        self.end = end;
+    }
+
     fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[self.start..]).unwrap_or_default()
+        std::str::from_utf8(&self.bytes[self.start..self.end]).unwrap_or_default()
     }
 }
 
@@ -377,6 +478,9 @@ mod tests {
         for number in [0, 7, 10, 4_294_967_295] {
             let mut digits = itoa(number);
             assert_eq!(digits.as_str(), number.to_string());
+            digits.end_with("/fd");
+            assert_eq!(digits.as_str(), format!("{number}/fd"));
+            let mut digits = itoa(number);
             digits.prefix_with("../fdinfo/");
             assert_eq!(digits.as_str(), format!("../fdinfo/{number}"));
         }

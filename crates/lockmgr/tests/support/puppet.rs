@@ -4,23 +4,45 @@
 use std::fs::File;
 use std::os::fd::IntoRawFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use lockmgr::{Mechanism, Mode};
 use rustix::fs::{Mode as Permissions, OFlags};
+use rustix::process::{
+    Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid,
+};
 
+use super::process::{Way, fork};
 use super::tasks::{sleeps_in, this_thread};
 use super::users::become_user;
-use super::{ROLE, Role, Worker, eventually, hear, raw, say};
+use super::{Role, Worker, eventually, hear, raw, say, send_signal};
 
-/// The role.
+/// The role. It is played by a child that has one thread, which the test harness does not.
 pub(crate) const PUPPET: (&str, Role) = ("puppet", |args| {
+    let player = fork(Way::Fork, |_| {
+        // Blocked as it may be, it must not outlive the test.
+        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+        play(args);
+    });
+    let pid = player.pid();
+    // It is reaped here.
+    std::mem::forget(player);
+    wait_for(pid);
+});
+
+fn wait_for(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    waitpid(pid, WaitOptions::empty()).unwrap();
+}
+
+fn play(args: &[String]) {
     if let Some(user) = args.first() {
         become_user(user.parse().unwrap());
     }
     let mut children = Vec::new();
-    say("ready");
+    let mut asking = Vec::new();
+    say(std::process::id());
     while let Some(line) = hear() {
         let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
         let number = || rest.split(' ').next().unwrap().parse::<i32>().unwrap();
@@ -51,7 +73,11 @@ pub(crate) const PUPPET: (&str, Role) = ("puppet", |args| {
                 say("granted");
             }
             "idle" => {
-                thread::spawn(|| loop { thread::park() });
+                thread::spawn(|| {
+                    loop {
+                        thread::park()
+                    }
+                });
                 say("idles");
             }
             "heir" => {
@@ -60,14 +86,16 @@ pub(crate) const PUPPET: (&str, Role) = ("puppet", |args| {
                 children.push(child);
             }
             "child" => {
-                let child = child_that_asks(rest);
-                say(child.id());
-                children.push(child);
+                let request = Request::of(rest);
+                let child = fork(Way::Fork, |_| request.take(true));
+                say(child.pid());
+                asking.push(child.pid());
+                // Whoever asked for it ends it.
+                std::mem::forget(child);
             }
             "wait" => {
                 say("waiting");
-                let mut child = children.pop().unwrap();
-                child.wait().unwrap();
+                wait_for(asking.pop().unwrap());
             }
             "lease" => {
                 let file = File::options().write(true).open(rest).unwrap();
@@ -82,19 +110,6 @@ pub(crate) const PUPPET: (&str, Role) = ("puppet", |args| {
         drop(child.kill());
         drop(child.wait());
     }
-});
-
-/// The role of a puppet's child, which does one thing.
-pub(crate) const ASK: (&str, Role) = ("ask", |args| Request::of(&args[0]).take(true));
-
-fn child_that_asks(request: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["worker", "--exact", "--nocapture", "--test-threads=1"])
-        .env(ROLE, ["ask", request].join("\u{1}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
 }
 
 /// Opens the file so that programs that are started from here have it, too.
@@ -131,7 +146,7 @@ impl Request {
 }
 
 /// The test's end of the strings.
-pub(crate) struct Puppet(pub(crate) Worker);
+pub(crate) struct Puppet(pub(crate) Worker, u32);
 
 impl Puppet {
     pub(crate) fn new() -> Self {
@@ -143,8 +158,8 @@ impl Puppet {
     }
 
     pub(crate) fn of(worker: Worker) -> Self {
-        worker.expect("ready");
-        Self(worker)
+        let pid = worker.next_line().parse().unwrap();
+        Self(worker, pid)
     }
 
     /// A process with the file open, and a lock on it.
@@ -156,7 +171,7 @@ impl Puppet {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.0.pid()
+        self.1
     }
 
     fn order(&mut self, line: &str) -> String {
@@ -235,8 +250,11 @@ impl Puppet {
         self.number(&format!("lease {}", path.display()))
     }
 
+    /// Ends it, and returns when its locks are gone.
     pub(crate) fn kill(&mut self) {
-        self.0.kill();
+        send_signal(self.1, Signal::KILL.as_raw());
+        // Its parent has seen the end of it.
+        self.0.child.wait().unwrap();
     }
 }
 
@@ -254,8 +272,8 @@ pub(crate) struct Heir(pub(crate) u32);
 
 impl Drop for Heir {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.0).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        let pid = i32::try_from(self.0).ok().and_then(Pid::from_raw).unwrap();
         // It may have ended with its parent.
-        let _killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let _killed = kill_process(pid, Signal::KILL);
     }
 }
