@@ -143,11 +143,11 @@ impl LockTable {
             scan.look_at_named(pid);
         }
         if effort.thorough {
-            scan.everybody(|_| false);
+            scan.everybody();
         } else {
             let mut account = Account::of(lines);
             if !account.is_settled_by(&scan) {
-                scan.everybody(|scan| account.is_settled_by(scan));
+                scan.until(|scan| account.is_settled_by(scan));
             }
         }
         let mut gaps = Gaps::of(reading);

@@ -15,7 +15,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -153,59 +153,67 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Looks at everybody, those with the highest numbers first, until `enough` says so.
-    pub(super) fn everybody(&mut self, mut enough: impl FnMut(&Self) -> bool) {
-        // A few at first, because it may be enough; then more at once, which is quicker.
-        const FIRST: usize = 32;
-        const LARGEST: usize = 512;
+    /// Those who have not been looked at, with the highest numbers first.
+    fn others(&mut self) -> Vec<u32> {
         let mut pids = Vec::new();
         let listed = numbers(&self.proc, self.limit, |pid| pids.push(pid));
         self.cut_short |= listed.is_err();
         pids.retain(|pid| !self.begun.contains(pid));
         pids.reverse();
-        let (mut rest, mut size) = (&pids[..], FIRST);
-        while !rest.is_empty() && !self.cut_short {
-            let (some, later) = rest.split_at(size.min(rest.len()));
+        pids
+    }
+
+    /// Looks at one after the other, until `enough` says so.
+    pub(super) fn until(&mut self, mut enough: impl FnMut(&Self) -> bool) {
+        for pid in self.others() {
             let before = self.openers.len();
-            self.look_at_all(some);
-            if self.openers.len() > before && enough(self) {
+            self.look_at(pid);
+            if self.cut_short || self.openers.len() > before && enough(self) {
                 return;
             }
-            (rest, size) = (later, (size * 2).min(LARGEST));
         }
     }
 
-    /// Looks at many, on several processors if there is no hurry: a message that is put together within
-    /// a limit is not worth a thread.
-    fn look_at_all(&mut self, pids: &[u32]) {
+    /// Looks at everybody: on several processors if they are many and there is no hurry, because a
+    /// message that is put together within a limit is not worth a thread.
+    pub(super) fn everybody(&mut self) {
         const MOST_THREADS: usize = 4;
-        const WORTH_A_THREAD: usize = 64;
+        const WORTH_A_THREAD: usize = 128;
+        const SHARE: usize = 16;
+        let pids = self.others();
         let processors = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let threads = if self.limit.0.is_some() { 1 } else { processors };
-        let parts = (pids.len() / WORTH_A_THREAD).clamp(1, threads);
-        let mut shares = pids.chunks(pids.len().div_ceil(parts).max(1));
-        let mine = shares.next().unwrap_or_default();
+        let partners = (pids.len() / WORTH_A_THREAD).min(threads.saturating_sub(1));
+        // Whoever is ready takes the next few: nobody waits for one that the machine does not run.
+        let shares = Mutex::new(pids.chunks(SHARE));
+        let work = |scan: &mut Self| loop {
+            let share = shares.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(share) = share else { break };
+            share.iter().for_each(|pid| scan.look_at(*pid));
+        };
         thread::scope(|scope| {
             let mut others = Vec::new();
-            for share in shares {
+            for _ in 0..partners {
                 let mut partner = self.partner();
                 let named = thread::Builder::new().name("lockmgr-look".into());
                 let started = named.spawn_scoped(scope, move || {
-                    share.iter().for_each(|pid| partner.look_at(*pid));
+                    work(&mut partner);
                     partner
                 });
-                others.push(started.map_err(|_| share));
+                // Without a thread there is one less to help.
+                others.extend(started.ok());
             }
-            mine.iter().for_each(|pid| self.look_at(*pid));
+            work(self);
             for other in others {
-                match other.map(thread::ScopedJoinHandle::join) {
-                    Ok(Ok(partner)) => self.absorb(partner),
-                    Ok(Err(_panic)) => self.cut_short = true,
-                    // There was no thread to be had.
-                    Err(share) => share.iter().for_each(|pid| self.look_at(*pid)),
+                match other.join() {
+                    Ok(partner) => self.absorb(partner),
+                    Err(_panic) => self.cut_short = true,
                 }
             }
         });
+        // Whoever came first: the same picture twice of what has not changed.
+        self.openers.sort_by_key(|opener| (opener.pid, opener.descriptor));
+        self.blocked.sort_by_key(|blocked| (blocked.pid, blocked.thread));
     }
 
     /// One that looks for the same, and has seen nothing.
