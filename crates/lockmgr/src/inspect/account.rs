@@ -9,11 +9,19 @@ use super::line::{Line, Told};
 use super::scan::Scan;
 use super::table::Kind;
 
+/// Locks that are told alike.
+#[derive(Default)]
+struct Open {
+    /// For how many nobody was found yet.
+    count: usize,
+    /// Process and descriptor of those that were found, if there are several: other descriptors of one
+    /// description account for no other lock.
+    found: Vec<(u32, u32)>,
+}
+
 /// What is still to be accounted for.
 pub(super) struct Account<'l> {
-    /// Locks for which nobody was found yet, and, of several that are told alike, who has those that
-    /// were found: other descriptors of one description account for no other lock.
-    open: HashMap<&'l Told, (usize, Vec<(u32, u32)>)>,
+    open: HashMap<&'l Told, Open>,
     /// Requests that the kernel does not say whose they are.
     nameless: usize,
     /// How many of the scan's openers have been entered.
@@ -22,11 +30,11 @@ pub(super) struct Account<'l> {
 
 impl<'l> Account<'l> {
     pub(super) fn of(lines: &'l [Line]) -> Self {
-        let mut open: HashMap<&Told, (usize, Vec<_>)> = HashMap::new();
+        let mut open: HashMap<&Told, Open> = HashMap::new();
         let mut nameless = 0;
         for line in lines {
             if line.depth == 0 {
-                open.entry(&line.lock).or_default().0 += 1;
+                open.entry(&line.lock).or_default().count += 1;
             } else if line.lock.pid.is_none() {
                 nameless += 1;
             }
@@ -39,7 +47,7 @@ impl<'l> Account<'l> {
         for opener in &scan.openers[self.entered..] {
             let at = (opener.pid, opener.descriptor);
             for lock in &opener.locks {
-                let Some((count, found)) = self.open.get_mut(lock) else { continue };
+                let Some(Open { count, found }) = self.open.get_mut(lock) else { continue };
                 if *count > 1 || !found.is_empty() {
                     let is_same = |other: &(u32, u32)| {
                         compare_descriptions(*other, at) == Some(Ordering::Equal)

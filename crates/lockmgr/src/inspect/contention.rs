@@ -125,7 +125,7 @@ impl Contention {
                         describe(heir, f)?;
                     }
                     None => {
-                        f.write_str("the lock lives on in a process that has its descriptor")?
+                        f.write_str("the lock lives on in a process that has its descriptor")?;
                     }
                 }
             }

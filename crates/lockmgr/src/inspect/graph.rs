@@ -101,8 +101,9 @@ impl LockTable {
         let mut found = Vec::new();
         for knot in knots {
             let stuck_part = knot.intersection(&stuck).copied().collect();
-            let is_no_patchwork =
-                |links: &Vec<Link>| told.as_ref().is_none_or(|told| are_still_told(links, told));
+            let is_no_patchwork = |links: &Vec<Link>| {
+                told.as_ref().is_none_or(|told| are_still_told(links, told.as_ref()))
+            };
             if let Some(links) = graph.shortest_circle(&stuck_part).filter(is_no_patchwork) {
                 found.push(Deadlock { certain: true, links });
             } else if let Some(links) = graph.shortest_circle(&knot)
@@ -119,7 +120,7 @@ impl LockTable {
 
 /// Whether the kernel tells the same when it is asked again: a table that was read in pieces may show a
 /// circle none of whose moments was ever one.
-fn are_still_told(links: &[Link], reading: &Option<Reading>) -> bool {
+fn are_still_told(links: &[Link], reading: Option<&Reading>) -> bool {
     let Some(reading) = reading else { return false };
     links.iter().all(|link| {
         let of_inode = |line: &&Line| line.lock.inode == link.inode;
@@ -437,7 +438,7 @@ impl Does {
             return Does::AsksForLock;
         }
         let mut words = call.split_ascii_whitespace();
-        let Some(Ok(number)) = words.next().map(str::parse::<i64>) else {
+        let Some(Ok(number)) = words.next().map(str::parse::<libc::c_long>) else {
             return Does::SomethingElse;
         };
         let mut argument = || {
@@ -451,13 +452,13 @@ impl Does {
             let pid = lower_half(value?)?;
             (pid != 0 && i32::try_from(pid).is_ok()).then_some(Does::WaitsForChild(pid))
         };
-        if number == i64::from(libc::SYS_wait4) {
+        if number == libc::SYS_wait4 {
             child(first).unwrap_or(Does::WaitsForChildren)
-        } else if number == i64::from(libc::SYS_waitid) {
+        } else if number == libc::SYS_waitid {
             let one = first.and_then(lower_half) == Some(libc::P_PID);
             one.then(|| child(second)).flatten().unwrap_or(Does::WaitsForChildren)
-        } else if number == i64::from(libc::SYS_rt_sigtimedwait) && third == Some(0)
-            || number == i64::from(libc::SYS_rt_sigsuspend)
+        } else if number == libc::SYS_rt_sigtimedwait && third == Some(0)
+            || number == libc::SYS_rt_sigsuspend
         {
             Does::WaitsForChildren
         } else {

@@ -91,7 +91,6 @@ fn hides_locks(file: &KeptFile) -> bool {
     let is_shared_between_machines = rustix::fs::fstatfs(file.as_fd()).is_ok_and(|filesystem| {
         #[expect(
             clippy::cast_sign_loss,
-            clippy::allow_attributes,
             reason = "a magic number; its type differs between architectures"
         )]
         let magic = filesystem.f_type as u64 & 0xFFFF_FFFF;
@@ -122,12 +121,10 @@ fn add_what_a_try_finds(table: &mut LockTable, inode: Inode, pinned: &KeptFile) 
     if hidden.is_empty() {
         return;
     }
-    match table.files.first_mut() {
-        Some(file) => file.locks.extend(hidden),
-        None => {
-            let (path, deleted) = (None, false);
-            table.files.push(LockedFile { inode, path, deleted, locks: hidden });
-        }
+    if let Some(file) = table.files.first_mut() {
+        file.locks.extend(hidden);
+    } else {
+        table.files.push(LockedFile { inode, path: None, deleted: false, locks: hidden });
     }
 }
 

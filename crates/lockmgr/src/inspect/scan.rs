@@ -189,7 +189,9 @@ impl<'a> Scan<'a> {
         let work = |scan: &mut Self| loop {
             let share = shares.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(share) = share else { break };
-            share.iter().for_each(|pid| scan.look_at(*pid));
+            for &pid in share {
+                scan.look_at(pid);
+            }
         };
         thread::scope(|scope| {
             let mut others = Vec::new();

@@ -89,13 +89,13 @@ impl LockCall {
     /// program's own architecture.
     pub(super) fn of(text: &str) -> Option<Self> {
         let mut words = text.split_ascii_whitespace();
-        let call: i64 = words.next()?.parse().ok()?;
+        let call: libc::c_long = words.next()?.parse().ok()?;
         let mut argument = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
         let (descriptor, command, request) = (argument()?, argument()?, argument()?);
         // The kernel looks at the lower half of both only.
         let descriptor = u32::try_from(descriptor & 0xffff_ffff).ok()?;
         let command = i32::try_from(command & 0x7fff_ffff).ok()?;
-        if call == i64::from(libc::SYS_flock) {
+        if call == libc::SYS_flock {
             let request = match command {
                 libc::LOCK_SH => Request::Mode(Mode::Shared),
                 libc::LOCK_EX => Request::Mode(Mode::Exclusive),
@@ -103,7 +103,7 @@ impl LockCall {
             };
             return Some(Self { kind: Kind::Flock, descriptor, request });
         }
-        if call != i64::from(libc::SYS_fcntl) {
+        if call != libc::SYS_fcntl {
             return None;
         }
         let kind = match command {
