@@ -59,13 +59,16 @@ fn main() -> Result<()> {
     }
 }
 
+/// The program of a row, for each round.
+type ToStart = fn(&Scene<'_>, usize) -> Command;
+
 fn compare(rounds: usize, holders: usize) -> Result<()> {
     let place = tempfile::tempdir()?;
     let scene = Scene::set_up(place.path(), holders)?;
     let has_lslocks = Command::new("lslocks").arg("--version").stdout(Stdio::null()).status();
     ensure!(has_lslocks.is_ok(), "`lslocks` is missing: it comes with util-linux");
 
-    let rows: [(&str, fn(&Scene<'_>, usize) -> Command); 4] = [
+    let rows: [(&str, ToStart); 4] = [
         ("`lslocks`", |_, _| Command::new("lslocks")),
         ("lockmgr, all locks", |_, _| own("list")),
         ("lockmgr, one file, flock: the kernel names a live holder", |scene, round| {
