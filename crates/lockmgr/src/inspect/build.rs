@@ -81,6 +81,7 @@ impl<'s, 'w> Builder<'s, 'w> {
 
     /// Adds the locks that the kernel's table has, with their waiters.
     pub(super) fn add_lines(&mut self, lines: &[Line]) {
+        let mut locks: Vec<(&Told, Vec<Waiter>, Vec<usize>)> = Vec::new();
         let mut lines = lines.iter().peekable();
         while let Some(line) = lines.next() {
             if line.depth > 0 {
@@ -93,9 +94,36 @@ impl<'s, 'w> Builder<'s, 'w> {
             {
                 waiters.push(self.waiter(blocked));
             }
-            let sharers = self.descriptions.get_mut(&line.lock).and_then(VecDeque::pop_front);
-            self.add(&line.lock, &sharers.unwrap_or_default(), waiters);
+            locks.push((&line.lock, waiters, Vec::new()));
         }
+        // Of locks that are told alike, those with waiters choose first: nobody waits for his own.
+        for has_waiters in [true, false] {
+            for (told, waiters, sharers) in &mut locks {
+                if waiters.is_empty() != has_waiters {
+                    *sharers = self.description_for(told, waiters);
+                }
+            }
+        }
+        for (told, waiters, sharers) in locks {
+            self.add(told, &sharers, waiters);
+        }
+    }
+
+    /// Takes a description that shows this lock, not one through which the lock's waiters ask.
+    fn description_for(&mut self, told: &Told, waiters: &[Waiter]) -> Vec<usize> {
+        let openers = &self.scan.openers;
+        let asks_through = |description: &Vec<usize>| {
+            waiters.iter().any(|waiter| {
+                description.iter().map(|index| &openers[*index]).any(|opener| {
+                    waiter.kind == told.kind
+                        && waiter.pid() == Some(opener.pid)
+                        && waiter.descriptor == Some(opener.descriptor)
+                })
+            })
+        };
+        let Some(descriptions) = self.descriptions.get_mut(told) else { return Vec::new() };
+        let place = descriptions.iter().position(|description| !asks_through(description));
+        descriptions.remove(place.unwrap_or(0)).unwrap_or_default()
     }
 
     fn add(&mut self, told: &Told, sharers: &[usize], waiters: Vec<Waiter>) {

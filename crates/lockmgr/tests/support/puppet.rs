@@ -75,7 +75,7 @@ fn play(args: &[String]) {
             "idle" => {
                 thread::spawn(|| {
                     loop {
-                        thread::park()
+                        thread::park();
                     }
                 });
                 say("idles");
