@@ -44,8 +44,8 @@ fn circle(dir: &Path, locks: &[&str]) -> (Vec<Puppet>, Vec<PathBuf>) {
     (puppets.collect(), paths)
 }
 
-fn only(found: Vec<Deadlock>) -> Deadlock {
-    let [deadlock] = &found[..] else { panic!("{found:?}") };
+fn only(found: &[Deadlock]) -> Deadlock {
+    let [deadlock] = found else { panic!("{found:?}") };
     deadlock.clone()
 }
 
@@ -60,7 +60,7 @@ fn three_processes_over_flock_and_ofd() {
         let fd = puppets[at].open(&paths[(at + 1) % 3]);
         puppets[at].ask_here(fd, ask);
     }
-    let deadlock = only(deadlocks(dir.path()));
+    let deadlock = only(&deadlocks(dir.path()));
     assert!(deadlock.certain);
     let pids: Vec<u32> = puppets.iter().map(Puppet::pid).collect();
     let mut expected: Vec<_> =
@@ -85,7 +85,7 @@ fn one_process_and_two_descriptions() {
         let (mut puppet, _) = Puppet::holding(&path, &format!("{mechanism} ex"));
         let second = puppet.open(&path);
         puppet.ask_here(second, &format!("{mechanism} ex"));
-        let deadlock = only(deadlocks(dir.path()));
+        let deadlock = only(&deadlocks(dir.path()));
         assert!(deadlock.certain, "{deadlock}");
         assert_eq!(deadlock.links.len(), 1);
         assert_eq!(deadlock.links[0].holder.pid, puppet.pid());
@@ -101,10 +101,10 @@ fn a_parent_that_waits_for_its_blocked_child_lets_nothing_go() {
     let child = puppets[0].child(fd, "flock ex");
     let fd = puppets[1].open(&paths[0]);
     puppets[1].ask_here(fd, "flock ex");
-    let deadlock = only(deadlocks(dir.path()));
+    let deadlock = only(&deadlocks(dir.path()));
     assert!(!deadlock.certain, "the parent is awake, and has the descriptor: {deadlock}");
     puppets[0].wait_for_child();
-    let deadlock = only(deadlocks(dir.path()));
+    let deadlock = only(&deadlocks(dir.path()));
     assert!(deadlock.certain, "{deadlock}");
     let waiters: Vec<_> = links(&deadlock).into_iter().map(|link| link.0).collect();
     assert!(waiters.contains(&child.0) && waiters.contains(&puppets[1].pid()), "{waiters:?}");
@@ -119,7 +119,7 @@ fn somebody_awake_with_the_descriptor_may_let_go() {
         let fd = puppets[at].open(&paths[1 - at]);
         puppets[at].ask_here(fd, ask);
     }
-    assert!(!only(deadlocks(dir.path())).certain);
+    assert!(!only(&deadlocks(dir.path())).certain);
     drop(heir);
     support::eventually("certain without the heir", || {
         deadlocks(dir.path()).first().is_some_and(|deadlock| deadlock.certain)
@@ -135,7 +135,7 @@ fn another_thread_may_let_go() {
         let fd = puppets[at].open(&paths[1 - at]);
         puppets[at].ask_here(fd, "flock ex");
     }
-    assert!(!only(deadlocks(dir.path())).certain);
+    assert!(!only(&deadlocks(dir.path())).certain);
 }
 
 #[test]
@@ -175,5 +175,5 @@ fn two_upgrades_wait_for_each_other() {
     one.ask_here(fd, "ofd ex");
     assert_eq!(deadlocks(dir.path()), []);
     other.ask_here(other_fd, "ofd ex");
-    assert!(only(deadlocks(dir.path())).certain);
+    assert!(only(&deadlocks(dir.path())).certain);
 }
