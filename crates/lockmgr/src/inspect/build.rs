@@ -26,8 +26,6 @@ pub(super) struct Builder<'s, 'w> {
     told: Vec<Vec<Told>>,
     /// Descriptions that show a lock, for each way of telling it; each line takes one away.
     descriptions: HashMap<Told, VecDeque<Vec<usize>>>,
-    /// How many requests are told alike.
-    alike: HashMap<Told, usize>,
     blocked: BTreeMap<Inode, Vec<Blocked>>,
     parents: HashMap<u32, u32>,
 }
@@ -35,13 +33,8 @@ pub(super) struct Builder<'s, 'w> {
 impl<'s, 'w> Builder<'s, 'w> {
     pub(super) fn new(lines: &[Line], scan: &'s mut Scan<'w>) -> Self {
         let mut held: HashMap<&Told, usize> = HashMap::new();
-        let mut alike = HashMap::new();
-        for line in lines {
-            if line.depth == 0 {
-                *held.entry(&line.lock).or_default() += 1;
-            } else {
-                *alike.entry(line.lock.clone()).or_default() += 1;
-            }
+        for line in lines.iter().filter(|line| line.depth == 0) {
+            *held.entry(&line.lock).or_default() += 1;
         }
         let mut showing: HashMap<Told, Vec<usize>> = HashMap::new();
         for (index, opener) in scan.openers.iter().enumerate() {
@@ -73,7 +66,6 @@ impl<'s, 'w> Builder<'s, 'w> {
             place: HashMap::new(),
             told: Vec::new(),
             descriptions,
-            alike,
             blocked,
             parents: HashMap::new(),
         }
@@ -259,7 +251,7 @@ impl<'s, 'w> Builder<'s, 'w> {
             mode: told.mode,
             range: told.range,
             depth: line.depth,
-            interchangeable: self.alike.get(told).is_some_and(|count| *count > 1),
+            interchangeable: false,
         }
     }
 
@@ -368,12 +360,28 @@ impl<'s, 'w> Builder<'s, 'w> {
         let Self { mut files, scan, .. } = self;
         files.retain(|file| !file.locks.is_empty());
         for file in &mut files {
+            mark_those_alike(&mut file.locks);
             if let Some(OpenedAs { path, deleted }) = scan.names.remove(&file.inode) {
                 file.path = Some(path);
                 file.deleted = deleted;
             }
         }
         files
+    }
+}
+
+/// Marks requests that the kernel tells in the same words: which thread is whose line, it does not say.
+fn mark_those_alike(locks: &mut [Lock]) {
+    let words = |waiter: &Waiter| {
+        let pid = if waiter.kind == Kind::Ofd { None } else { waiter.pid() };
+        (waiter.kind.clone(), waiter.mode, waiter.range, pid)
+    };
+    let mut alike: HashMap<_, usize> = HashMap::new();
+    for waiter in locks.iter().flat_map(|lock| &lock.waiters) {
+        *alike.entry(words(waiter)).or_default() += 1;
+    }
+    for waiter in locks.iter_mut().flat_map(|lock| &mut lock.waiters) {
+        waiter.interchangeable |= alike.get(&words(waiter)).is_some_and(|count| *count > 1);
     }
 }
 
