@@ -44,11 +44,14 @@ pub(crate) fn run(quick: bool, only: Option<Part>) -> Result<()> {
     let semaphore = program("semaphore", &format!("--rounds {handoffs}"))?;
     let startup = program("startup", &format!("--rounds {starts}"))?;
     let waitcost = program("waitcost", &format!("--seconds {seconds}"))?;
+    let (rounds, holders) = if quick { (3, 200) } else { (15, 2000) };
+    let inspect = program("inspect", &format!("--rounds {rounds} --holders {holders}"))?;
 
     let fairness = fairness(quick)?;
 
     let summary = [uncontended, handoff, startup].join("\n");
-    let everything = format!("{}\n\n{summary}\n{semaphore}\n{waitcost}\n{fairness}", machine());
+    let everything =
+        format!("{}\n\n{summary}\n{semaphore}\n{waitcost}\n{fairness}\n{inspect}", machine());
     if quick {
         // A number that was measured for a blink is not worth publishing.
         eprintln!("\n{everything}");

@@ -15,6 +15,10 @@ pub(crate) fn run(rounds: u32, filter: Option<&str>) -> Result<()> {
         works(command("taskset", "--version")),
         "`taskset` is missing: it comes with util-linux"
     );
+    // What parses text of others meets a few hundred cases in each test run; here it meets many.
+    let mut parsers = cargo("test --quiet --package lockmgr --lib inspect::");
+    parsers.env("PROPTEST_CASES", "20000");
+    step::run(parsers)?;
     step::run(cargo("test --tests --no-run"))?;
 
     for round in 1..=rounds {

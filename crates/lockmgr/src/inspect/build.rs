@@ -4,63 +4,37 @@
 //! the same words (shared `ofd` locks of one range, two descriptions of one process); then the
 //! descriptors are sorted into descriptions by `kcmp(2)`, one for each line.
 
-use std::collections::{BTreeMap, HashMap};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::sys::process::compare_descriptions;
+use crate::sys::process::compare_descriptions as compare;
 
+use super::fdinfo::OpenedAs;
 use super::line::{Line, Told};
 use super::process::Process;
-use super::scan::{Opener, Scan, path_of};
+use super::reading::Reading;
+use super::scan::{Opener, Scan};
 use super::table::{Holder, Inode, Kind, Lock, LockedFile, Standing, Waiter};
 use super::threads::Blocked;
 
-/// Builds the files' locks out of the lines. `thorough` when everybody was looked at.
-pub(super) fn build(lines: &[Line], scan: &mut Scan<'_>, thorough: bool) -> Vec<LockedFile> {
-    let mut builder = Builder::new(lines, scan);
-    let mut lines = lines.iter().peekable();
-    while let Some(line) = lines.next() {
-        if line.depth > 0 {
-            // Its lock's line was lost between two reads.
-            continue;
-        }
-        let mut waiters = Vec::new();
-        while let Some(blocked) = lines.next_if(|next| next.depth > 0 && next.number == line.number)
-        {
-            waiters.push(builder.waiter(blocked));
-        }
-        builder.add(line.lock.clone(), waiters);
-    }
-    if thorough {
-        builder.add_what_the_table_hides();
-    }
-    builder.add_late_waiters();
-    builder.finish()
-}
-
-struct Builder<'s, 'w> {
+/// Builds a table.
+pub(super) struct Builder<'s, 'w> {
     scan: &'s mut Scan<'w>,
     files: Vec<LockedFile>,
     place: HashMap<Inode, usize>,
+    /// What each lock was told as, by file.
+    told: Vec<Vec<Told>>,
     /// Descriptions that show a lock, for each way of telling it; each line takes one away.
-    descriptions: HashMap<Told, Vec<Vec<usize>>>,
-    /// How many requests are told alike.
-    alike: HashMap<Told, usize>,
-    blocked: Vec<Blocked>,
-    ancestors: HashMap<u32, u32>,
+    descriptions: HashMap<Told, VecDeque<Vec<usize>>>,
+    blocked: BTreeMap<Inode, Vec<Blocked>>,
+    parents: HashMap<u32, u32>,
 }
 
 impl<'s, 'w> Builder<'s, 'w> {
-    fn new(lines: &[Line], scan: &'s mut Scan<'w>) -> Self {
+    pub(super) fn new(lines: &[Line], scan: &'s mut Scan<'w>) -> Self {
         let mut held: HashMap<&Told, usize> = HashMap::new();
-        let mut alike = HashMap::new();
-        for line in lines {
-            if line.depth == 0 {
-                *held.entry(&line.lock).or_default() += 1;
-            } else {
-                *alike.entry(line.lock.clone()).or_default() += 1;
-            }
+        for line in lines.iter().filter(|line| line.depth == 0) {
+            *held.entry(&line.lock).or_default() += 1;
         }
         let mut showing: HashMap<Told, Vec<usize>> = HashMap::new();
         for (index, opener) in scan.openers.iter().enumerate() {
@@ -71,45 +45,95 @@ impl<'s, 'w> Builder<'s, 'w> {
         let descriptions = showing
             .into_iter()
             .map(|(told, openers)| {
-                // One line, so one lock, so one description: nothing to sort.
-                let sorted = match held.get(&told) {
-                    Some(1) if told.pid.is_some() || openers.len() == 1 => vec![openers],
-                    _ => by_description(&scan.openers, openers),
+                let lines = held.get(&told).copied().unwrap_or(0);
+                // One line, so one lock, so one description: nothing to sort. (The one of another
+                // pid namespace has no line, and no pid that would tell it apart.)
+                let sorted = if openers.len() == 1 || lines == 1 && told.pid.is_some() {
+                    VecDeque::from([openers])
+                } else {
+                    by_description(&scan.openers, openers, lines)
                 };
                 (told, sorted)
             })
             .collect();
-        let blocked = std::mem::take(&mut scan.blocked);
+        let mut blocked: BTreeMap<Inode, Vec<Blocked>> = BTreeMap::new();
+        for thread in std::mem::take(&mut scan.blocked) {
+            blocked.entry(thread.inode).or_default().push(thread);
+        }
         Self {
             scan,
             files: Vec::new(),
             place: HashMap::new(),
+            told: Vec::new(),
             descriptions,
-            alike,
             blocked,
-            ancestors: HashMap::new(),
+            parents: HashMap::new(),
         }
     }
 
-    fn file(&mut self, inode: Inode) -> &mut LockedFile {
+    /// Adds the locks that the kernel's table has, with their waiters.
+    pub(super) fn add_lines(&mut self, lines: &[Line]) {
+        let mut locks: Vec<(&Told, Vec<Waiter>, Vec<usize>)> = Vec::new();
+        let mut lines = lines.iter().peekable();
+        while let Some(line) = lines.next() {
+            if line.depth > 0 {
+                // Its lock's line was lost between two reads.
+                continue;
+            }
+            let mut waiters = Vec::new();
+            while let Some(blocked) =
+                lines.next_if(|next| next.depth > 0 && next.number == line.number)
+            {
+                waiters.push(self.waiter(blocked));
+            }
+            locks.push((&line.lock, waiters, Vec::new()));
+        }
+        // Of locks that are told alike, those with waiters choose first: nobody waits for his own.
+        for has_waiters in [true, false] {
+            for (told, waiters, sharers) in &mut locks {
+                if waiters.is_empty() != has_waiters {
+                    *sharers = self.description_for(told, waiters);
+                }
+            }
+        }
+        for (told, waiters, sharers) in locks {
+            self.add(told, &sharers, waiters);
+        }
+    }
+
+    /// Takes a description that shows this lock, not one through which the lock's waiters ask.
+    fn description_for(&mut self, told: &Told, waiters: &[Waiter]) -> Vec<usize> {
+        let openers = &self.scan.openers;
+        let asks_through = |description: &Vec<usize>| {
+            waiters.iter().any(|waiter| {
+                description.iter().map(|index| &openers[*index]).any(|opener| {
+                    waiter.kind == told.kind
+                        && waiter.pid() == Some(opener.pid)
+                        && waiter.descriptor == Some(opener.descriptor)
+                })
+            })
+        };
+        let Some(descriptions) = self.descriptions.get_mut(told) else { return Vec::new() };
+        let place = descriptions.iter().position(|description| !asks_through(description));
+        descriptions.remove(place.unwrap_or(0)).unwrap_or_default()
+    }
+
+    fn add(&mut self, told: &Told, sharers: &[usize], waiters: Vec<Waiter>) {
+        if sharers.iter().any(|sharer| self.scan.openers[*sharer].on_a_twin) {
+            return;
+        }
+        let holders = self.holders(told, sharers);
+        let Told { ref kind, mode, range, inode, .. } = *told;
         let index = *self.place.entry(inode).or_insert_with(|| {
             self.files.push(LockedFile { inode, path: None, deleted: false, locks: Vec::new() });
+            self.told.push(Vec::new());
             self.files.len() - 1
         });
-        &mut self.files[index]
+        self.files[index].locks.push(Lock { kind: kind.clone(), mode, range, holders, waiters });
+        self.told[index].push(told.clone());
     }
 
-    fn add(&mut self, told: Told, waiters: Vec<Waiter>) {
-        let sharers = match self.descriptions.get_mut(&told) {
-            Some(descriptions) if !descriptions.is_empty() => descriptions.remove(0),
-            _ => Vec::new(),
-        };
-        let holders = self.holders(&told, &sharers);
-        let Told { kind, mode, range, inode, .. } = told;
-        self.file(inode).locks.push(Lock { kind, mode, range, holders, waiters });
-    }
-
-    /// Who holds a lock that these descriptors show.
+    /// Who holds a lock that these descriptors show. Empty when nobody can be named.
     fn holders(&mut self, told: &Told, sharers: &[usize]) -> Vec<Holder> {
         let mut lowest = BTreeMap::new();
         for &sharer in sharers {
@@ -117,47 +141,60 @@ impl<'s, 'w> Builder<'s, 'w> {
             let number = lowest.entry(pid).or_insert(descriptor);
             *number = descriptor.min(*number);
         }
-        let taker = told.pid.or_else(|| self.eldest(&lowest));
+        let taker = match told.kind {
+            Kind::Ofd => self.eldest(&lowest),
+            _ => told.pid,
+        };
         let mut holders = Vec::new();
         if let Some(taker) = taker {
             let process = self.scan.process(taker).cloned();
             // It may have ended since its descriptors were looked at.
             let lives = process.as_ref().is_some_and(|process| !process.zombie);
             let descriptor = lowest.remove(&taker).filter(|_| lives);
-            let standing = match &process {
-                _ if descriptor.is_some() => Standing::Verified,
-                Some(process)
-                    if !process.zombie && self.scan.not_permitted.contains(&taker)
-                        || self.scan.cut_short =>
-                {
-                    Standing::NotPermitted
-                }
-                _ => Standing::Gone,
+            let (process, standing) = match descriptor {
+                Some(_) => (process, Standing::Verified),
+                None => self.recorded(taker, lowest.keys()),
             };
             let process = process.or_else(|| Some(Process::ended(taker)));
             holders.push(Holder { process, descriptor, standing });
         }
-        let standing = if taker.is_some() { Standing::Inherited } else { Standing::Unclear };
+        let is_from_another = taker.is_some() || told.kind != Kind::Ofd;
+        let standing = if is_from_another { Standing::Inherited } else { Standing::Unclear };
         for (pid, descriptor) in lowest {
             let process = self.scan.process(pid).filter(|process| !process.zombie).cloned();
             if process.is_some() {
                 holders.push(Holder { process, descriptor: Some(descriptor), standing });
             }
         }
-        let lives_on = holders.iter().any(|holder| holder.standing != Standing::Gone);
-        if holders.is_empty() || !lives_on && self.must_be_held_by_somebody(told) {
-            holders.push(Holder {
-                process: None,
-                descriptor: None,
-                standing: Standing::NotVisible,
-            });
-        }
         holders
     }
 
-    /// A recorded process that has gone can be the last one only if the lock has gone since.
-    fn must_be_held_by_somebody(&self, told: &Told) -> bool {
-        told.kind != Kind::Posix && !self.scan.not_permitted.is_empty()
+    /// What can be said of the process that the kernel recorded, and that was not seen to have the lock.
+    fn recorded<'a>(
+        &mut self,
+        pid: u32,
+        heirs: impl Iterator<Item = &'a u32>,
+    ) -> (Option<Process>, Standing) {
+        let is_hidden = self.scan.not_permitted.contains(&pid);
+        let might_have_it = is_hidden || self.scan.cut_short && !self.scan.has_seen(pid);
+        let process = self.scan.process(pid).cloned();
+        match process {
+            Some(process) if might_have_it && !process.zombie => {
+                (Some(process), Standing::NotPermitted)
+            }
+            None if is_hidden => (Some(Process::hidden(pid)), Standing::NotPermitted),
+            None => (None, Standing::Gone),
+            Some(process) => {
+                // Another process may have the number now: one that is younger than an heir.
+                let heirs: Vec<u32> = heirs.copied().collect();
+                let is_older = |heir: u32| {
+                    self.scan.process(heir).is_some_and(|heir| process.start <= heir.start)
+                };
+                let is_the_same = !heirs.is_empty() && heirs.into_iter().all(is_older);
+                let process = if is_the_same { process } else { Process::hidden(pid) };
+                (Some(process), Standing::Gone)
+            }
+        }
     }
 
     /// Of processes that share a description, the one that all others descend from.
@@ -179,11 +216,11 @@ impl<'s, 'w> Builder<'s, 'w> {
         const GENERATIONS: usize = 1000;
         let mut current = pid;
         for _ in 0..GENERATIONS {
-            let parent = match self.ancestors.get(&current) {
+            let parent = match self.parents.get(&current) {
                 Some(&parent) => parent,
                 None => self.scan.process(current).map_or(0, |process| process.parent),
             };
-            self.ancestors.insert(current, parent);
+            self.parents.insert(current, parent);
             if parent == 0 {
                 return false;
             }
@@ -198,111 +235,205 @@ impl<'s, 'w> Builder<'s, 'w> {
     fn waiter(&mut self, line: &Line) -> Waiter {
         let told = &line.lock;
         let fits = |blocked: &Blocked| {
-            blocked.inode == told.inode
-                && blocked.kind == told.kind
+            blocked.kind == told.kind
                 && blocked.mode.is_none_or(|mode| mode == told.mode)
                 && blocked.range.is_none_or(|range| range == told.range)
                 && told.pid.is_none_or(|pid| pid == blocked.pid)
         };
-        let found = self.blocked.iter().position(fits).map(|index| self.blocked.remove(index));
+        let found = self
+            .blocked
+            .get_mut(&told.inode)
+            .and_then(|asleep| asleep.iter().position(fits).map(|index| asleep.remove(index)));
         let pid = told.pid.or(found.as_ref().map(|blocked| blocked.pid));
         Waiter {
             process: pid
-                .map(|pid| self.scan.process(pid).cloned().unwrap_or_else(|| Process::ended(pid))),
+                .map(|pid| self.scan.process(pid).cloned().unwrap_or_else(|| self.unseen(pid))),
             thread: found.as_ref().map(|blocked| blocked.thread),
             descriptor: found.as_ref().map(|blocked| blocked.descriptor),
             kind: told.kind.clone(),
             mode: told.mode,
             range: told.range,
             depth: line.depth,
-            interchangeable: self.alike.get(told).is_some_and(|count| *count > 1),
+            interchangeable: false,
+        }
+    }
+
+    /// A process that is named as a waiter and not to be seen.
+    fn unseen(&self, pid: u32) -> Process {
+        if self.scan.not_permitted.contains(&pid) {
+            Process::hidden(pid)
+        } else {
+            Process::ended(pid)
         }
     }
 
     /// Descriptions with locks that the table has no line for: it hides those of owners outside this
     /// pid namespace, and loses some when it is long and changes while it is read.
-    fn add_what_the_table_hides(&mut self) {
+    pub(super) fn add_what_the_table_hides(&mut self) {
         let mut hidden: Vec<(Told, Vec<usize>)> = Vec::new();
         for (told, descriptions) in &mut self.descriptions {
-            let told = told.clone();
             hidden.extend(descriptions.drain(..).map(|sharers| (told.clone(), sharers)));
         }
         hidden.sort_by_key(|(told, sharers)| (told.inode, sharers.first().copied()));
         for (told, sharers) in hidden {
-            let holders = self.holders(&told, &sharers);
-            let Told { kind, mode, range, inode, .. } = told;
-            let waiters = Vec::new();
-            self.file(inode).locks.push(Lock { kind, mode, range, holders, waiters });
+            self.add(&told, &sharers, Vec::new());
         }
     }
 
     /// Threads that were seen asleep in a lock call without a line: it came after the table was read,
     /// or is hidden.
-    fn add_late_waiters(&mut self) {
-        for blocked in std::mem::take(&mut self.blocked) {
+    pub(super) fn add_late_waiters(&mut self) {
+        for blocked in std::mem::take(&mut self.blocked).into_values().flatten() {
             let Blocked { pid, thread, descriptor, inode, kind, mode, range } = blocked;
             let (Some(mode), Some(range)) = (mode, range) else { continue };
             let Some(process) = self.scan.process(pid).cloned() else { continue };
             let Some(&index) = self.place.get(&inode) else { continue };
-            let in_the_way = |lock: &&mut Lock| {
-                lock.kind.shares_a_space_with(&kind)
-                    && lock.mode.conflicts_with(mode)
-                    && lock.range.overlaps(range)
+            let waiter = Waiter {
+                process: Some(process),
+                thread: Some(thread),
+                descriptor: Some(descriptor),
+                kind,
+                mode,
+                range,
+                depth: 1,
+                interchangeable: true,
             };
-            if let Some(lock) = self.files[index].locks.iter_mut().find(in_the_way) {
-                lock.waiters.push(Waiter {
-                    process: Some(process),
-                    thread: Some(thread),
-                    descriptor: Some(descriptor),
-                    kind,
-                    mode,
-                    range,
-                    depth: 1,
-                    interchangeable: true,
-                });
-            }
+            put_behind_what_is_in_the_way(&mut self.files[index].locks, waiter);
         }
     }
 
-    fn finish(mut self) -> Vec<LockedFile> {
-        let mut openers: HashMap<Inode, (u32, u32)> = HashMap::new();
-        for opener in &self.scan.openers {
-            openers.entry(opener.inode).or_insert((opener.pid, opener.descriptor));
+    /// Looks once more where nobody was found who has a lock now: it may have gone since, and then it is
+    /// taken out. Says whether one was.
+    pub(super) fn settle_doubts(
+        &mut self,
+        read_again: impl FnOnce() -> std::io::Result<Reading>,
+    ) -> bool {
+        let is_doubtful = |lock: &Lock| lock.holders.iter().all(|h| h.standing == Standing::Gone);
+        let mut doubts: HashMap<Told, usize> = HashMap::new();
+        for (file, told) in self.files.iter().zip(&self.told) {
+            for (_, told) in file.locks.iter().zip(told).filter(|(lock, _)| is_doubtful(lock)) {
+                doubts.insert(told.clone(), 0);
+            }
         }
-        for file in &mut self.files {
-            let holder = file
-                .locks
-                .iter()
-                .flat_map(|lock| &lock.holders)
-                .find_map(|holder| Some((holder.pid()?, holder.descriptor?)));
-            if let Some((pid, descriptor)) = holder.or(openers.get(&file.inode).copied())
-                && let Some((path, deleted)) = path_of(pid, descriptor)
-            {
-                file.path = Some(PathBuf::from(std::ffi::OsString::from_vec(path)));
+        if doubts.is_empty() {
+            return false;
+        }
+        let again = read_again().ok().filter(|again| !again.cut_short);
+        for line in again.iter().flat_map(|again| &again.lines).filter(|line| line.depth == 0) {
+            if let Some(count) = doubts.get_mut(&line.lock) {
+                *count += 1;
+            }
+        }
+        let mut changed = false;
+        for (file, told) in self.files.iter_mut().zip(&self.told) {
+            // Those of which somebody is known account for their lines first.
+            for (_, told) in file.locks.iter().zip(told).filter(|(lock, _)| !is_doubtful(lock)) {
+                if let Some(count) = doubts.get_mut(told) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+            let mut left_behind = Vec::new();
+            let mut told = told.iter();
+            file.locks.retain_mut(|lock| {
+                let told = told.next().expect("there is one for each lock");
+                if !is_doubtful(lock) {
+                    return true;
+                }
+                match doubts.get_mut(told) {
+                    Some(count) if *count > 0 => *count -= 1,
+                    _ if again.is_some() => {
+                        left_behind.append(&mut lock.waiters);
+                        changed = true;
+                        return false;
+                    }
+                    _ => {}
+                }
+                let (process, descriptor) = (None, None);
+                lock.holders.push(Holder { process, descriptor, standing: Standing::NotVisible });
+                true
+            });
+            for waiter in left_behind.into_iter().filter(|waiter| waiter.thread.is_some()) {
+                put_behind_what_is_in_the_way(&mut file.locks, waiter);
+            }
+        }
+        changed
+    }
+
+    pub(super) fn finish(self) -> Vec<LockedFile> {
+        let Self { mut files, scan, .. } = self;
+        files.retain(|file| !file.locks.is_empty());
+        for file in &mut files {
+            mark_those_alike(&mut file.locks);
+            if let Some(OpenedAs { path, deleted }) = scan.names.remove(&file.inode) {
+                file.path = Some(path);
                 file.deleted = deleted;
             }
         }
-        self.files
+        files
     }
 }
 
-/// Sorts descriptors into open file descriptions. Where the kernel does not compare them for us, each
-/// one counts as its own.
-fn by_description(openers: &[Opener], indexes: Vec<usize>) -> Vec<Vec<usize>> {
+/// Marks requests that the kernel tells in the same words: which thread is whose line, it does not say.
+fn mark_those_alike(locks: &mut [Lock]) {
+    let words = |waiter: &Waiter| {
+        let pid = if waiter.kind == Kind::Ofd { None } else { waiter.pid() };
+        (waiter.kind.clone(), waiter.mode, waiter.range, pid)
+    };
+    let mut alike: HashMap<_, usize> = HashMap::new();
+    for waiter in locks.iter().flat_map(|lock| &lock.waiters) {
+        *alike.entry(words(waiter)).or_default() += 1;
+    }
+    for waiter in locks.iter_mut().flat_map(|lock| &mut lock.waiters) {
+        waiter.interchangeable |= alike.get(&words(waiter)).is_some_and(|count| *count > 1);
+    }
+}
+
+/// Adds a waiter to a lock that keeps it waiting, if there is one.
+fn put_behind_what_is_in_the_way(locks: &mut [Lock], waiter: Waiter) {
+    let in_the_way = |lock: &&mut Lock| {
+        lock.kind.shares_a_space_with(&waiter.kind)
+            && lock.mode.conflicts_with(waiter.mode)
+            && lock.range.overlaps(waiter.range)
+    };
+    if let Some(lock) = locks.iter_mut().find(in_the_way) {
+        lock.waiters.push(waiter);
+    }
+}
+
+/// Sorts descriptors into open file descriptions, of which so many are known to be there. The kernel
+/// has an order among them. Where it does not compare for us, each descriptor counts as a description of
+/// its own, but no more than there are.
+fn by_description(openers: &[Opener], indexes: Vec<usize>, lines: usize) -> VecDeque<Vec<usize>> {
     let mut sorted: Vec<Vec<usize>> = Vec::new();
-    for index in indexes {
-        let mine = &openers[index];
-        let same = sorted.iter_mut().find(|description| {
-            description.first().is_some_and(|first| {
-                let other = &openers[*first];
-                compare_descriptions((mine.pid, mine.descriptor), (other.pid, other.descriptor))
-                    == Some(true)
-            })
-        });
-        match same {
-            Some(description) => description.push(index),
-            None => sorted.push(vec![index]),
+    let mut not_compared = Vec::new();
+    'openers: for index in indexes {
+        let at = |index: usize| (openers[index].pid, openers[index].descriptor);
+        let (mut low, mut high) = (0, sorted.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            match sorted[middle].first().and_then(|first| compare(at(index), at(*first))) {
+                Some(Ordering::Equal) => {
+                    sorted[middle].push(index);
+                    continue 'openers;
+                }
+                Some(Ordering::Less) => high = middle,
+                Some(Ordering::Greater) => low = middle + 1,
+                None => {
+                    not_compared.push(index);
+                    continue 'openers;
+                }
+            }
+        }
+        sorted.insert(low, vec![index]);
+    }
+    for index in not_compared {
+        let are_all_there = sorted.len() >= lines;
+        match sorted.last_mut() {
+            Some(last) if are_all_there => last.push(index),
+            _ => sorted.push(vec![index]),
         }
     }
-    sorted
+    // As they were found, not as the kernel's memory lies.
+    sorted.sort_by_key(|description| description.first().copied());
+    sorted.into()
 }

@@ -10,9 +10,12 @@ use crate::record::Record;
 use crate::sys::file::Identity;
 
 use super::age::Age;
-use super::scan::Devices;
+use super::devices::Devices;
+use super::place::status_name;
+use super::reading::Reading;
+use super::scan::Limit;
 use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
-use super::{Effort, read_lines};
+use super::{Effort, is_first_pid_namespace};
 
 /// Who was in the way of an acquisition. Nothing is looked up until somebody asks.
 #[derive(Clone, Debug)]
@@ -63,26 +66,38 @@ impl Contention {
         self.file().map(|file| file.locks).unwrap_or_default()
     }
 
-    /// What the kernel says is in the way.
+    /// The file, with no locks but those that are in the way.
     fn file(&self) -> Option<LockedFile> {
         let (identity, obstacle) = self.obstacle?;
-        let inode = named_in_the_table(identity)?;
-        let table = LockTable::of_inode(inode, Effort::at_most(LIMIT)).unwrap_or_default();
-        let matters = |lock: &Lock| match obstacle {
+        let mut effort = Effort::at_most(LIMIT);
+        // Where the kernel's table hides locks, descriptors may show them.
+        effort.hidden = !is_first_pid_namespace();
+        effort.thorough = effort.hidden;
+        let status = status_name(identity);
+        let mut table = LockTable::default();
+        for inode in named_in_the_table(status, effort.limit) {
+            table = LockTable::of_inode(inode, Some(status), effort).unwrap_or_default();
+            if !table.files.is_empty() {
+                break;
+            }
+        }
+        let mut file = table.files.into_iter().next()?;
+        file.locks.retain(|lock| match obstacle {
             Obstacle::Lock(mechanism) => {
                 lock.kind.shares_a_space_with(&mechanism.into()) && !lock.is_gate()
             }
             Obstacle::Lease => lock.kind == Kind::Lease,
-        };
-        let mut file = table.files.into_iter().next()?;
-        file.locks.retain(matters);
+        });
         Some(file)
     }
 
     /// Says in an error's text who is in the way, on the lock file with this path.
     pub(crate) fn describe(&self, path: Option<&Path>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
-        let Some(mut file) = self.file() else { return Ok(()) };
+        // Somebody has it, if only for a moment more.
+        let hidden = self.obstacle.is_some() && !is_first_pid_namespace();
+        let nobody = if hidden { ", holder not visible" } else { "" };
+        let Some(mut file) = self.file() else { return f.write_str(nobody) };
         file.path = path.map(Path::to_path_buf);
         let record = file.record();
         let locks = &file.locks;
@@ -108,19 +123,23 @@ impl Contention {
                 let heir = lock.holders.iter().find(|holder| {
                     holder.standing == Standing::Inherited && holder.process.is_some()
                 });
+                f.write_str(match &first.process {
+                    Some(process) if !process.ended => ", which does not have it any more; ",
+                    _ => ", which has ended; ",
+                })?;
                 match heir {
                     Some(heir) => {
-                        f.write_str(", which has ended; inherited by ")?;
+                        f.write_str("inherited by ")?;
                         describe(heir, record.as_ref(), f)?;
                     }
-                    None => f.write_str(
-                        ", which has ended; the lock lives on in a process that has its descriptor",
-                    )?,
+                    None => {
+                        f.write_str("the lock lives on in a process that has its descriptor")?;
+                    }
                 }
             }
         }
         match (told, more) {
-            (0, _) if locks.is_empty() => Ok(()),
+            (0, _) if locks.is_empty() => f.write_str(nobody),
             (0, _) => f.write_str(", holder not visible"),
             (_, 0) => Ok(()),
             (_, more) => write!(f, " and {more} more"),
@@ -133,7 +152,7 @@ fn describe(holder: &Holder, record: Option<&Record>, f: &mut fmt::Formatter<'_>
     const WIDTH: usize = 60;
     let Some(process) = &holder.process else { return f.write_str("somebody") };
     write!(f, "pid {}", process.pid)?;
-    if process.ended {
+    if !process.is_known() {
         return Ok(());
     }
     // Of `lockmgr run` it is the command that matters; it says so in its record.
@@ -153,20 +172,17 @@ fn describe(holder: &Holder, record: Option<&Record>, f: &mut fmt::Formatter<'_>
     }
 }
 
-/// The inode as the kernel's table names it: on some filesystems with another device than `stat`.
-fn named_in_the_table(identity: Identity) -> Option<Inode> {
-    let plain = Inode {
-        major: rustix::fs::major(identity.device),
-        minor: rustix::fs::minor(identity.device),
-        number: identity.inode,
-    };
-    let (lines, _) = read_lines().ok()?;
-    let mut named = lines.iter().map(|line| line.lock.inode);
-    if named.clone().any(|inode| inode == plain) {
-        return Some(plain);
+/// The inodes that the kernel's table may mean by it: on some filesystems it has another device than
+/// `stat`.
+fn named_in_the_table(status: Inode, limit: Limit) -> Vec<Inode> {
+    let devices = Devices::mounted();
+    if devices.is_plain((status.major, status.minor)) {
+        return vec![status];
     }
-    if Devices::mounted().is_plain((plain.major, plain.minor)) {
-        return None;
-    }
-    named.find(|inode| inode.number == plain.number)
+    let reading = Reading::of_number(status.number, limit).unwrap_or_default();
+    let mut named: Vec<Inode> = reading.lines.iter().map(|line| line.lock.inode).collect();
+    named.retain(|inode| *inode == status || !devices.is_plain((inode.major, inode.minor)));
+    named.sort();
+    named.dedup();
+    named
 }

@@ -11,18 +11,22 @@
 //! them has set, or a signal, still can end it.) Any other cycle is *possible*: somebody on it, or
 //! somebody with a copy of a descriptor, may yet let go.
 
+use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 
 use crate::mode::{Mode, Range};
 use crate::printable::Printable;
+use crate::sys::process::compare_descriptions;
 
-use super::process::Process;
-use super::scan::numbers;
+use super::line::{Line, Told};
+use super::process::{Process, read_at};
+use super::reading::Reading;
+use super::scan::{Limit, directory, numbers};
 use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing, Waiter};
+use super::threads::LockCall;
 
 /// Processes that wait for each other in a circle.
 ///
@@ -105,15 +109,20 @@ impl LockTable {
         if knots.is_empty() {
             return Vec::new();
         }
+        let told = self.gaps.pieced_together.then(|| Reading::everything(Limit(None)).ok());
         let stuck = graph.stuck(None);
         let mut found = Vec::new();
         for knot in knots {
             let stuck_part = knot.intersection(&stuck.processes).copied().collect();
-            if let Some(links) = graph.shortest_circle(&stuck_part) {
+            let is_no_patchwork = |links: &Vec<Link>| {
+                told.as_ref().is_none_or(|told| are_still_told(links, told.as_ref()))
+            };
+            if let Some(links) = graph.shortest_circle(&stuck_part).filter(is_no_patchwork) {
                 found.push(Deadlock { certain: true, links });
             } else if let Some(links) = graph.shortest_circle(&knot)
                 // A thread that waits for another one of its process is nothing unusual.
                 && links.len() > 1
+                && is_no_patchwork(&links)
             {
                 found.push(Deadlock { certain: false, links });
             }
@@ -154,11 +163,33 @@ struct Stuck {
     party: bool,
 }
 
+/// Whether the kernel tells the same when it is asked again: a table that was read in pieces may show a
+/// circle none of whose moments was ever one.
+fn are_still_told(links: &[Link], reading: Option<&Reading>) -> bool {
+    let Some(reading) = reading else { return false };
+    links.iter().all(|link| {
+        let of_inode = |line: &&Line| line.lock.inode == link.inode;
+        let mut held = reading.lines.iter().filter(of_inode).filter(|line| line.depth == 0);
+        let mut blocked = reading.lines.iter().filter(of_inode).filter(|line| line.depth > 0);
+        let is_the_lock = |told: &Told| {
+            (&told.kind, told.mode, told.range) == (&link.kind, link.mode, link.range)
+        };
+        let waiter = &link.waiter;
+        let is_the_request = |told: &Told| {
+            (&told.kind, told.mode, told.range) == (&waiter.kind, waiter.mode, waiter.range)
+                && told.pid.is_none_or(|pid| Some(pid) == waiter.pid())
+        };
+        held.any(|line| is_the_lock(&line.lock)) && blocked.any(|line| is_the_request(&line.lock))
+    })
+}
+
 struct Graph<'t> {
     /// What each waiting process waits for.
     waits: BTreeMap<u32, Vec<Wait<'t>>>,
     /// What those who wait, or are waited for, do.
     states: HashMap<u32, State>,
+    /// Those whom nobody was permitted to look at.
+    unseen: &'t [u32],
 }
 
 /// A request, and a lock that is in its way.
@@ -186,12 +217,14 @@ impl<'t> Graph<'t> {
                         file,
                         lock,
                         owners: living().filter_map(Holder::pid).collect(),
-                        somebody_else: living().any(|holder| holder.process.is_none()),
+                        somebody_else: living().any(|holder| {
+                            holder.process.is_none() || holder.standing == Standing::NotPermitted
+                        }),
                     });
                 }
             }
         }
-        let mut graph = Self { waits, states: HashMap::new() };
+        let mut graph = Self { waits, states: HashMap::new(), unseen: &table.gaps.not_permitted };
         // Whom nobody waits for is on no circle.
         let mut open: Vec<u32> =
             graph.waits.values().flatten().flat_map(|wait| wait.owners.iter().copied()).collect();
@@ -291,23 +324,39 @@ impl<'t> Graph<'t> {
         None
     }
 
+    /// The ancestors of those who could not be looked at, who may have inherited from them.
+    fn have_unseen_descendants(&self) -> BTreeSet<u32> {
+        let mut ancestors = BTreeSet::new();
+        for &unseen in self.unseen {
+            let mut next = unseen;
+            while let Some(process) = Process::look(next) {
+                next = process.parent;
+                if next == 0 || !ancestors.insert(next) {
+                    break;
+                }
+            }
+        }
+        ancestors
+    }
+
     /// Those who will not move by themselves any more; the party by what that thread waits for alone.
     fn stuck(&self, party: Option<&Party<'_>>) -> Stuck {
         let mut stuck =
             Stuck { processes: self.states.keys().copied().collect(), party: party.is_some() };
+        let ancestors = self.have_unseen_descendants();
         loop {
             let moving: Vec<u32> = stuck
                 .processes
                 .iter()
                 .copied()
-                .filter(|pid| !self.is_stuck(*pid, &self.states[pid], &stuck, party))
+                .filter(|pid| !self.is_stuck(*pid, &self.states[pid], &stuck, party, &ancestors))
                 .collect();
             let party_moves = stuck.party
                 && !party.is_some_and(|party| {
                     let mut waits = self.waits.get(&party.process).into_iter().flatten();
                     waits.any(|wait| {
                         wait.waiter.thread == Some(party.thread)
-                            && wait.is_hopeless(&stuck, Some(party))
+                            && wait.is_hopeless(&stuck, Some(party), &ancestors)
                     })
                 });
             if moving.is_empty() && !party_moves {
@@ -320,17 +369,26 @@ impl<'t> Graph<'t> {
         }
     }
 
-    fn is_stuck(&self, pid: u32, state: &State, stuck: &Stuck, party: Option<&Party<'_>>) -> bool {
+    fn is_stuck(
+        &self,
+        pid: u32,
+        state: &State,
+        stuck: &Stuck,
+        party: Option<&Party<'_>>,
+        ancestors: &BTreeSet<u32>,
+    ) -> bool {
         let waits = self.waits.get(&pid).map_or(&[][..], Vec::as_slice);
         !state.threads.is_empty()
             && state.threads.iter().all(|thread| match thread.does {
                 Does::HelpsAnother => true,
+                Does::WaitsForChild(child) => stuck.processes.contains(&child),
                 Does::WaitsForChildren => {
                     !state.children.is_empty()
                         && state.children.iter().all(|c| stuck.processes.contains(c))
                 }
-                Does::SomethingElse => waits.iter().any(|wait| {
-                    wait.is_hopeless(stuck, party)
+                Does::SomethingElse => false,
+                Does::AsksForLock => waits.iter().any(|wait| {
+                    wait.is_hopeless(stuck, party, ancestors)
                         && match wait.waiter.thread {
                             Some(number) => number == thread.number,
                             // Which thread it is could not be seen; with one, there is no doubt.
@@ -365,11 +423,18 @@ fn links(start: u32, came_by: &mut HashMap<u32, (u32, Option<&Wait<'_>>)>) -> Op
 }
 
 impl Wait<'_> {
-    /// Whether nobody is left who could release the lock.
-    fn is_hopeless(&self, stuck: &Stuck, party: Option<&Party<'_>>) -> bool {
+    /// Whether nobody is left who could release the lock; also none of those who may have inherited it
+    /// from one of the `ancestors`, and could not be looked at.
+    fn is_hopeless(
+        &self,
+        stuck: &Stuck,
+        party: Option<&Party<'_>>,
+        ancestors: &BTreeSet<u32>,
+    ) -> bool {
         let pinned = party.filter(|party| stuck.party && self.is_pinned_by(party));
         !self.somebody_else
             && !self.owners.is_empty()
+            && self.owners.is_disjoint(ancestors)
             && self.owners.iter().all(|owner| {
                 stuck.processes.contains(owner)
                     || pinned.is_some_and(|party| party.process == *owner)
@@ -406,19 +471,26 @@ impl Wait<'_> {
 
 /// Whether the lock must go before the request can be granted.
 fn is_in_the_way(lock: &Lock, waiter: &Waiter) -> bool {
-    let is_his_own = lock.holders.iter().any(|holder| {
-        holder.pid() == waiter.pid()
-            && match lock.kind {
-                // Owned by the process.
-                Kind::Posix => waiter.kind == Kind::Posix,
-                // Asked for through the very description that has it: a conversion.
-                _ => holder.descriptor.is_some() && holder.descriptor == waiter.descriptor,
-            }
-    });
     lock.kind.shares_a_space_with(&waiter.kind)
         && lock.mode.conflicts_with(waiter.mode)
         && lock.range.overlaps(waiter.range)
-        && !is_his_own
+        && !is_his_own(lock, waiter)
+}
+
+/// Whether the request is to change this very lock: asked for by its owner, which is a process for
+/// `posix`, and an open file description for the others.
+fn is_his_own(lock: &Lock, waiter: &Waiter) -> bool {
+    lock.kind == waiter.kind
+        && lock.holders.iter().filter(|holder| holder.pid() == waiter.pid()).any(|holder| {
+            let (Some(pid), Some(has), Some(asks)) =
+                (waiter.pid(), holder.descriptor, waiter.descriptor)
+            else {
+                return lock.kind == Kind::Posix;
+            };
+            lock.kind == Kind::Posix
+                || has == asks
+                || compare_descriptions((pid, has), (pid, asks)) == Some(Ordering::Equal)
+        })
 }
 
 /// What a process does.
@@ -438,30 +510,46 @@ enum Does {
     HelpsAnother,
     /// Sleeps until a child ends, or a signal comes.
     WaitsForChildren,
+    /// Sleeps until this child ends.
+    WaitsForChild(u32),
+    /// Sleeps in a lock call, or what it does may not be seen.
+    AsksForLock,
     SomethingElse,
 }
 
 impl State {
-    /// The children, if a thread waits for them.
-    fn awaited_children(&self) -> &[u32] {
-        let waits = self.threads.iter().any(|thread| thread.does == Does::WaitsForChildren);
-        if waits { &self.children } else { &[] }
+    /// The children that a thread waits for.
+    fn awaited_children(&self) -> impl Iterator<Item = &u32> {
+        let all = self.threads.iter().any(|thread| thread.does == Does::WaitsForChildren);
+        self.children.iter().filter(move |child| {
+            all || self.threads.iter().any(|thread| thread.does == Does::WaitsForChild(**child))
+        })
     }
 
     /// Nothing is known of those who may not be looked at; they count as moving.
     fn look(pid: u32) -> Self {
         let mut state = Self { threads: Vec::new(), children: Vec::new() };
-        let task = format!("/proc/{pid}/task");
+        let Ok(tasks) = directory(rustix::fs::CWD, &format!("/proc/{pid}/task")) else {
+            return state;
+        };
         let mut thread_numbers = Vec::new();
-        let _gone = numbers(rustix::fs::CWD, &task, |number| thread_numbers.push(number));
+        let _gone = numbers(&tasks, Limit(None), |number| thread_numbers.push(number));
+        let read = |number: u32, name: &str| {
+            let mut text = Vec::new();
+            read_at(&tasks, &format!("{number}/{name}"), usize::MAX, &mut text)
+                .map(|()| String::from_utf8_lossy(&text).into_owned())
+        };
+        let own_name = read(pid, "comm").unwrap_or_default();
         for number in thread_numbers {
-            let read = |name| fs::read_to_string(format!("{task}/{number}/{name}"));
-            let does = match (read("comm"), read("syscall")) {
-                (Ok(name), _) if name.starts_with(HELPERS) => Does::HelpsAnother,
-                (_, Ok(call)) if waits_for_children(&call) => Does::WaitsForChildren,
-                _ => Does::SomethingElse,
+            let does = match (read(number, "comm"), read(number, "syscall")) {
+                // A thread that was given no name has the program's.
+                (Ok(name), _) if name.starts_with(HELPERS) && name != own_name => {
+                    Does::HelpsAnother
+                }
+                (_, Ok(call)) => Does::of(&call),
+                (_, Err(_)) => Does::AsksForLock,
             };
-            let children = read("children").unwrap_or_default();
+            let children = read(number, "children").unwrap_or_default();
             state
                 .children
                 .extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
@@ -472,29 +560,74 @@ impl State {
 }
 
 /// How the names of this library's threads begin.
-pub(crate) const HELPERS: &str = "lockmgr-";
+pub(super) const HELPERS: &str = "lockmgr-";
 
-/// Whether a thread sleeps in `wait4`, `waitid`, or in `sigtimedwait` without a time limit.
-fn waits_for_children(call: &str) -> bool {
-    let mut words = call.split_ascii_whitespace();
-    let Some(Ok(number)) = words.next().map(str::parse::<i64>) else { return false };
-    number == i64::from(libc::SYS_wait4)
-        || number == i64::from(libc::SYS_waitid)
-        || number == i64::from(libc::SYS_rt_sigtimedwait) && words.nth(2) == Some("0x0")
-        || number == i64::from(libc::SYS_rt_sigsuspend)
+impl Does {
+    /// By the system call that the thread is in, with its arguments.
+    fn of(call: &str) -> Self {
+        if LockCall::of(call).is_some() {
+            return Does::AsksForLock;
+        }
+        let mut words = call.split_ascii_whitespace();
+        let Some(Ok(number)) = words.next().map(str::parse::<libc::c_long>) else {
+            return Does::SomethingElse;
+        };
+        let mut argument = || {
+            let word = words.next()?.strip_prefix("0x")?;
+            // The kernel looks at the lower half of numbers and pointers to nowhere alike.
+            u64::from_str_radix(word, 16).ok()
+        };
+        let (first, second, third) = (argument(), argument(), argument());
+        let lower_half = |value: u64| u32::try_from(value & 0xffff_ffff).ok();
+        let child = |value: Option<u64>| {
+            let pid = lower_half(value?)?;
+            (pid != 0 && i32::try_from(pid).is_ok()).then_some(Does::WaitsForChild(pid))
+        };
+        if number == libc::SYS_wait4 {
+            child(first).unwrap_or(Does::WaitsForChildren)
+        } else if number == libc::SYS_waitid {
+            let one = first.and_then(lower_half) == Some(libc::P_PID);
+            one.then(|| child(second)).flatten().unwrap_or(Does::WaitsForChildren)
+        } else if number == libc::SYS_rt_sigtimedwait && third == Some(0)
+            || number == libc::SYS_rt_sigsuspend
+        {
+            Does::WaitsForChildren
+        } else {
+            Does::SomethingElse
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::waits_for_children;
+    use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn calls_that_wait_for_children_are_known() {
-        let (wait4, sigtimedwait) = (libc::SYS_wait4, libc::SYS_rt_sigtimedwait);
-        assert!(waits_for_children(&format!("{wait4} 0xffffffff 0x7f 0x2 0x0 0x1")));
-        assert!(waits_for_children(&format!("{sigtimedwait} 0x7f 0x7f 0x0 0x8")));
-        assert!(!waits_for_children(&format!("{sigtimedwait} 0x7f 0x7f 0x7f 0x8")));
-        assert!(!waits_for_children("running"));
-        assert!(!waits_for_children(""));
+        let (wait4, waitid) = (libc::SYS_wait4, libc::SYS_waitid);
+        let (sigtimedwait, flock) = (libc::SYS_rt_sigtimedwait, libc::SYS_flock);
+        for (call, does) in [
+            (format!("{wait4} 0xffffffff 0x7f 0x2 0x0 0x1"), Does::WaitsForChildren),
+            (format!("{wait4} 0xffffffffffffffff 0x7f 0x2 0x0"), Does::WaitsForChildren),
+            (format!("{wait4} 0x2a 0x7f 0x2 0x0 0x1"), Does::WaitsForChild(42)),
+            (format!("{waitid} 0x1 0x2a 0x7f 0x4"), Does::WaitsForChild(42)),
+            (format!("{waitid} 0x0 0x0 0x7f 0x4"), Does::WaitsForChildren),
+            (format!("{sigtimedwait} 0x7f 0x7f 0x0 0x8"), Does::WaitsForChildren),
+            (format!("{sigtimedwait} 0x7f 0x7f 0x7f 0x8"), Does::SomethingElse),
+            (format!("{flock} 0x3 0x2 0x0"), Does::AsksForLock),
+            ("running".to_owned(), Does::SomethingElse),
+            (String::new(), Does::SomethingElse),
+        ] {
+            assert!(Does::of(&call) == does, "{call}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read(text in "(\\PC|[0-9a-fx ]){0,100}") {
+            let _whatever = Does::of(&text);
+        }
     }
 }

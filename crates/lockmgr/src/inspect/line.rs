@@ -31,9 +31,14 @@ pub(super) struct Told {
     pub(super) inode: Inode,
 }
 
-/// Understands `/proc/locks`.
-pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = Line> {
-    text.split(|byte| *byte == b'\n').filter_map(|line| line_of(std::str::from_utf8(line).ok()?))
+/// Understands those lines of `/proc/locks` that are wanted.
+pub(super) fn lines_that(
+    text: &[u8],
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> impl Iterator<Item = Line> {
+    text.split(|byte| *byte == b'\n')
+        .filter(move |line| is_wanted(line))
+        .filter_map(|line| line_of(std::str::from_utf8(line).ok()?))
 }
 
 /// Understands what a `lock:` line of fdinfo says.
@@ -72,7 +77,102 @@ fn line_of(line: &str) -> Option<Line> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn lines(text: &[u8]) -> impl Iterator<Item = Line> {
+        lines_that(text, |_| true)
+    }
+
+    fn any_line() -> impl Strategy<Value = Line> {
+        let kinds = prop_oneof!["FLOCK", "OFDLCK", "POSIX", "LEASE", "[A-Z]{1,8}"];
+        let range = (any::<u64>(), proptest::option::of(any::<u64>())).prop_filter_map(
+            "bytes that can be counted",
+            |(start, len)| match len {
+                None => Range::as_told(start, None),
+                Some(len) => Range::as_told(start, Some(start.checked_add(len)?)),
+            },
+        );
+        let inode = (any::<u32>(), any::<u32>(), any::<u64>());
+        let pid = proptest::option::of(1..=u32::MAX);
+        (any::<u64>(), 0..9_usize, kinds, any::<bool>(), range, pid, inode).prop_map(
+            |(number, depth, kind, exclusive, range, pid, (major, minor, inode))| Line {
+                number,
+                depth,
+                lock: Told {
+                    kind: Kind::of_word(&kind),
+                    mode: if exclusive { Mode::Exclusive } else { Mode::Shared },
+                    range,
+                    pid,
+                    inode: Inode { major, minor, number: inode },
+                },
+            },
+        )
+    }
+
+    /// As the kernel writes it.
+    fn written(line: &Line) -> String {
+        let Line { number, depth, lock } = line;
+        let arrow = match depth {
+            0 => String::new(),
+            depth => format!("{:>1$}-> ", "", depth - 1),
+        };
+        let kind = match &lock.kind {
+            Kind::Flock => "FLOCK",
+            Kind::Ofd => "OFDLCK",
+            Kind::Posix => "POSIX",
+            Kind::Lease => "LEASE",
+            Kind::Other(word) => word,
+        };
+        let mode = if lock.mode == Mode::Shared { "READ" } else { "WRITE" };
+        let pid = lock.pid.map_or("-1".to_owned(), |pid| pid.to_string());
+        let Inode { major, minor, number: inode } = lock.inode;
+        let start = lock.range.start();
+        let last = match lock.range.len() {
+            None => "EOF".to_owned(),
+            Some(len) => (start + (len - 1)).to_string(),
+        };
+        format!(
+            "{number}: {arrow}{kind:<6} ADVISORY  {mode:<5} {pid} {major:02x}:{minor:02x}:{inode} {start} {last}"
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_kernel_writes_is_understood(line in any_line()) {
+            prop_assert_eq!(line_of(&written(&line)), Some(line));
+        }
+
+        #[test]
+        fn tables_are_understood_line_by_line(some in proptest::collection::vec(any_line(), 0..20)) {
+            let text: String = some.iter().map(|line| written(line) + "\n").collect();
+            prop_assert_eq!(lines(text.as_bytes()).collect::<Vec<_>>(), some);
+        }
+
+        #[test]
+        fn spoilt_lines_are_passed_over_or_understood(
+            line in any_line(), at in any::<prop::sample::Index>(), by in any::<u8>(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = written(&line).into_bytes();
+            let (at, cut) = (at.index(bytes.len()), cut.index(bytes.len()));
+            bytes[at] = by;
+            let _whatever = lines(&bytes).count();
+            bytes.truncate(cut);
+            let _whatever = lines(&bytes).count();
+        }
+
+        #[test]
+        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _whatever = lines(&bytes).count();
+        }
+
+        #[test]
+        fn any_text_is_read(text in "(\\PC|[0-9]: |FLOCK |->| |:){0,60}") {
+            let _whatever = (line_of(&text), held_line(&text));
+        }
+    }
 
     #[test]
     fn held_and_blocked_lines_are_told_apart() {

@@ -17,12 +17,14 @@ use std::time::Duration;
 
 use rustix::fs::CWD;
 
+use super::Effort;
+use super::fdinfo::FdInfo;
 use super::graph::{Deadlock, HELPERS, Party};
 use super::line::Line;
 use super::process::Process;
-use super::scan::{FdInfo, numbers};
+use super::reading::Reading;
+use super::scan::{Limit, Wanted, directory, numbers};
 use super::table::{Inode, LockTable};
-use super::{Effort, read_lines};
 
 /// Looks for deadlocks that a thread of this process is part of, while it waits for a lock.
 ///
@@ -75,14 +77,19 @@ impl Lookout {
     }
 
     fn judge(&self) -> Option<(Deadlock, BTreeSet<u32>)> {
-        let (mut lines, pieced_together) = read_lines().ok()?;
+        let mut reading = Reading::everything(Limit(None)).ok()?;
+        let lines = &mut reading.lines;
         let waited_for: HashSet<Inode> =
             lines.iter().filter(|line| line.depth > 0).map(|line| line.lock.inode).collect();
-        if !somebody_is_blocked_by_us(&lines, &waited_for) {
+        if !somebody_is_blocked_by_us(lines, &waited_for) {
             return None;
         }
         lines.retain(|line| waited_for.contains(&line.lock.inode));
-        let table = LockTable::out_of(&lines, pieced_together, Effort::thorough());
+        let mut wanted = Wanted::default();
+        for line in lines.iter() {
+            wanted.add(line.lock.inode, true);
+        }
+        let (table, _) = LockTable::look(&reading, &wanted, Effort::thorough()).ok()?;
         let process = std::process::id();
         table.certain_deadlock_of(&Party { process, thread: self.thread, pinned: &self.pinned })
     }
@@ -155,13 +162,16 @@ fn somebody_is_blocked_by_us(lines: &[Line], waited_for: &HashSet<Inode>) -> boo
 /// Whether a descriptor of the process has a lock on one of the files. Of those who may not be looked
 /// at nothing certain could be said either.
 fn holds_one_of(pid: u32, files: &HashSet<Inode>) -> bool {
-    let directory = format!("/proc/{pid}/fdinfo");
+    let path = format!("/proc/{pid}/fdinfo");
     let mut descriptors = Vec::new();
-    if numbers(CWD, &directory, |number| descriptors.push(number)).is_err() {
+    if directory(CWD, &path)
+        .and_then(|open| numbers(open, Limit(None), |number| descriptors.push(number)))
+        .is_err()
+    {
         return false;
     }
     descriptors.into_iter().any(|number| {
-        let text = fs::read_to_string(format!("{directory}/{number}")).unwrap_or_default();
+        let text = fs::read_to_string(format!("{path}/{number}")).unwrap_or_default();
         FdInfo::of(&text).locks.iter().any(|lock| files.contains(&lock.inode))
     })
 }
@@ -173,7 +183,9 @@ fn runs_of(processes: &BTreeSet<u32>, waiting: u32) -> Option<Vec<(u32, u32, Str
         vec![(std::process::id(), waiting, runs_of_thread(std::process::id(), waiting)?)];
     for &pid in processes {
         let mut threads = Vec::new();
-        numbers(CWD, &format!("/proc/{pid}/task"), |number| threads.push(number)).ok()?;
+        directory(CWD, &format!("/proc/{pid}/task"))
+            .and_then(|tasks| numbers(tasks, Limit(None), |number| threads.push(number)))
+            .ok()?;
         for thread in threads {
             let name = fs::read(format!("/proc/{pid}/task/{thread}/comm")).ok()?;
             if !name.starts_with(HELPERS.as_bytes()) {

@@ -32,21 +32,23 @@
 //! # References
 //! `proc_locks(5)`, `proc_pid_fdinfo(5)`, `proc_pid_syscall(5)`, `lslocks(8)`
 
+mod account;
 mod age;
 mod build;
 mod contention;
+mod devices;
+mod fdinfo;
 mod graph;
 mod line;
 mod lookout;
 mod place;
 mod process;
+mod reading;
 mod scan;
 mod table;
 mod threads;
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -64,8 +66,11 @@ use crate::error::Result;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::printable::Printable;
 
-use line::{Line, Told};
-use scan::{FdInfo, Scan, Wanted};
+use account::Account;
+use build::Builder;
+use fdinfo::FdInfo;
+use reading::Reading;
+use scan::{Limit, Scan, Wanted};
 
 /// Text that somebody else chose, as it may be shown: paths, command lines, names.
 ///
@@ -89,8 +94,13 @@ impl LockTable {
     /// # Errors
     /// When `/proc/locks` cannot be read.
     pub fn snapshot() -> io::Result<Self> {
-        let (lines, pieced_together) = read_lines()?;
-        Ok(Self::out_of(&lines, pieced_together, Effort::thorough()))
+        let effort = Effort::thorough();
+        let reading = Reading::everything(effort.limit)?;
+        let mut wanted = Wanted::default();
+        for line in &reading.lines {
+            wanted.add(line.lock.inode, line.depth > 0);
+        }
+        Ok(Self::look(&reading, &wanted, effort)?.0)
     }
 
     /// Looks at the locks of one file: who holds them, and who waits.
@@ -119,58 +129,65 @@ impl LockTable {
         place::table_of(path.as_ref(), Effort::thorough())
     }
 
-    /// Looks at one inode.
-    fn of_inode(inode: Inode, effort: Effort) -> io::Result<Self> {
+    /// Looks at one inode, which `stat` calls `status` where that is known.
+    fn of_inode(inode: Inode, status: Option<Inode>, effort: Effort) -> io::Result<Self> {
         const TRIES: usize = 3;
         let mut tries = 0;
         loop {
             tries += 1;
-            let (mut lines, pieced_together) = read_lines()?;
-            lines.retain(|line| line.lock.inode == inode);
-            let found = lines.iter().any(|line| line.depth == 0);
-            if found || !pieced_together || tries == TRIES {
-                let looks_hidden = !found && effort.thorough;
-                if !found && !looks_hidden {
-                    return Ok(Self { gaps: Gaps::now(pieced_together), ..Self::default() });
+            let mut reading = Reading::of_number(inode.number, effort.limit)?;
+            reading.lines.retain(|line| line.lock.inode == inode);
+            let is_last = tries == TRIES || effort.limit.has_passed();
+            if !reading.lines.iter().any(|line| line.depth == 0) {
+                if reading.pieced_together && !is_last {
+                    continue;
                 }
-                return Ok(Self::around(inode, &lines, pieced_together, effort));
+                if !effort.hidden {
+                    return Ok(Self { gaps: Gaps::of(&reading), ..Self::default() });
+                }
+            }
+            let waited_for = effort.hidden || reading.lines.iter().any(|line| line.depth > 0);
+            let wanted = Wanted::exactly(inode, status, waited_for);
+            let (table, changed) = Self::look(&reading, &wanted, effort)?;
+            if !changed || is_last {
+                return Ok(table);
             }
         }
     }
 
-    fn around(inode: Inode, lines: &[Line], pieced_together: bool, effort: Effort) -> Self {
-        let mut wanted = Wanted::default();
-        wanted.add(inode, true);
-        Self::look(lines, &wanted, pieced_together, effort)
-    }
-
-    fn out_of(lines: &[Line], pieced_together: bool, effort: Effort) -> Self {
-        let mut wanted = Wanted::default();
-        for line in lines {
-            wanted.add(line.lock.inode, line.depth > 0);
+    /// Finds out whose the lines are; and whether some of them were no longer true by then.
+    fn look(reading: &Reading, wanted: &Wanted, effort: Effort) -> io::Result<(Self, bool)> {
+        let lines = &reading.lines;
+        let mut scan = Scan::new(wanted, effort.limit)?;
+        for pid in lines.iter().filter_map(|line| line.lock.pid) {
+            scan.look_at_named(pid);
         }
-        Self::look(lines, &wanted, pieced_together, effort)
-    }
-
-    fn look(lines: &[Line], wanted: &Wanted, pieced_together: bool, effort: Effort) -> Self {
-        let mut scan = Scan::new(wanted, effort.until);
         if effort.thorough {
-            scan.everybody(|_| false);
+            scan.everybody();
         } else {
-            for pid in lines.iter().filter_map(|line| line.lock.pid) {
-                scan.look_at(pid);
-            }
-            if !all_accounted_for(lines, &scan) {
-                scan.everybody(|scan| all_accounted_for(lines, scan));
+            let mut account = Account::of(lines);
+            if !account.is_settled_by(&scan) {
+                scan.until(|scan| account.is_settled_by(scan));
             }
             // The youngest come first, and have inherited the lock if an ancestor has it, too.
             scan.ancestors_of_nameless_holders();
         }
-        let files = build::build(lines, &mut scan, effort.thorough);
-        let mut gaps = Gaps::now(pieced_together);
-        gaps.cut_short = scan.cut_short;
-        gaps.not_permitted = std::mem::take(&mut scan.not_permitted);
-        Self { files, gaps }
+        let mut gaps = Gaps::of(reading);
+        gaps.cut_short |= scan.cut_short;
+        let mut builder = Builder::new(lines, &mut scan);
+        builder.add_lines(lines);
+        if effort.thorough {
+            builder.add_what_the_table_hides();
+        }
+        builder.add_late_waiters();
+        let changed = builder.settle_doubts(|| match wanted.number() {
+            Some(number) => Reading::of_number(number, effort.limit),
+            None => Reading::everything(effort.limit),
+        });
+        let files = builder.finish();
+        gaps.not_permitted = scan.not_permitted.iter().copied().collect();
+        gaps.not_permitted.retain(|pid| process::may_have_descriptors(*pid));
+        Ok((Self { files, gaps }, changed))
     }
 }
 
@@ -179,50 +196,34 @@ impl LockTable {
 struct Effort {
     /// At everybody, not only until all locks and requests have somebody.
     thorough: bool,
-    until: Option<Instant>,
+    /// Even if the kernel's table has no line.
+    hidden: bool,
+    limit: Limit,
 }
 
 impl Effort {
     fn thorough() -> Self {
-        Self { thorough: true, until: None }
+        Self { thorough: true, ..Self::quick() }
     }
 
     fn quick() -> Self {
-        Self { thorough: false, until: None }
+        Self { thorough: false, hidden: false, limit: Limit(None) }
     }
 
     fn at_most(limit: Duration) -> Self {
-        Self { thorough: false, until: Instant::now().checked_add(limit) }
+        Self { limit: Limit(Instant::now().checked_add(limit)), ..Self::quick() }
     }
 }
 
 impl Gaps {
-    fn now(pieced_together: bool) -> Self {
-        Self { pieced_together, hidden: !is_first_pid_namespace(), ..Self::default() }
-    }
-}
-
-/// Whether somebody is known for every lock, and for every request.
-fn all_accounted_for(lines: &[Line], scan: &Scan<'_>) -> bool {
-    let mut open: HashMap<&Told, usize> = HashMap::new();
-    let mut nameless = 0;
-    for line in lines {
-        if line.depth == 0 {
-            *open.entry(&line.lock).or_default() += 1;
-        } else if line.lock.pid.is_none() {
-            nameless += 1;
+    fn of(reading: &Reading) -> Self {
+        Self {
+            pieced_together: reading.pieced_together,
+            cut_short: reading.cut_short,
+            hidden: !is_first_pid_namespace(),
+            not_permitted: Vec::new(),
         }
     }
-    for lock in scan.openers.iter().flat_map(|opener| &opener.locks) {
-        if let Some(count) = open.get_mut(lock) {
-            *count = count.saturating_sub(1);
-        }
-    }
-    let sleepers = scan.blocked.iter().filter(|blocked| blocked.kind == Kind::Ofd);
-    sleepers.count() >= nameless
-        && open.iter().all(|(lock, count)| {
-            *count == 0 || lock.pid.is_some_and(|pid| scan.not_permitted.contains(&pid))
-        })
 }
 
 /// Whether the kernel's table shows the locks of all processes: the first pid namespace has this
@@ -230,21 +231,6 @@ fn all_accounted_for(lines: &[Line], scan: &Scan<'_>) -> bool {
 fn is_first_pid_namespace() -> bool {
     const FIRST: u64 = 0xEFFF_FFFC;
     rustix::fs::stat("/proc/self/ns/pid").map_or(true, |status| status.st_ino == FIRST)
-}
-
-/// Reads the table, in pieces as large as the kernel gives them (a page); says whether there was more
-/// than one. Each piece is true of one moment, but between two of them lines are lost or told twice
-/// when locks come and go.
-fn read_lines() -> io::Result<(Vec<Line>, bool)> {
-    let mut file = File::open("/proc/locks")?;
-    let (mut text, mut piece, mut pieces) = (Vec::new(), vec![0; 1 << 14], 0);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok((line::lines(&text).collect(), pieces > 1)),
-            count => text.extend_from_slice(&piece[..count]),
-        }
-        pieces += 1;
-    }
 }
 
 /// A lock on an open file description of this process.

@@ -16,7 +16,8 @@ use crate::sys::file::{self, Access, Create, Identity, KeptFile};
 use crate::sys::lock::{self, Patience};
 
 use super::Effort;
-use super::scan::{Devices, FdInfo};
+use super::devices::Devices;
+use super::fdinfo::FdInfo;
 use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
 
 const LOOK: &str = "look at";
@@ -30,23 +31,23 @@ pub(super) fn table_of(path: &Path, effort: Effort) -> Result<LockTable> {
     let pinned = file::pin(&name, true).map_err(failed)?;
     let status = file::status(&pinned).map_err(failed)?;
     let inode = inode_of(&pinned, status.identity);
+    let as_stat_says = status_name(status.identity);
     let hides = hides_locks(&pinned);
     let look = |effort| {
-        LockTable::of_inode(inode, effort).map_err(|source| Error::Io {
+        LockTable::of_inode(inode, Some(as_stat_says), effort).map_err(|source| Error::Io {
             path: Some(Arc::clone(&shared)),
             operation: LOOK,
             source,
         })
     };
-    let mut table = look(effort)?;
-    if table.files.is_empty() && hides {
-        // Descriptors of processes that we do see may show what the table hides.
-        table = look(Effort { thorough: true, ..effort })?;
-    }
-    if table.files.is_empty() && hides && is_harmless_to_open(status.kind) {
-        let hidden = tried(&pinned);
-        if !hidden.is_empty() {
-            table.files.push(LockedFile { inode, path: None, deleted: false, locks: hidden });
+    let mut table = look(Effort { hidden: hides && effort.thorough, ..effort })?;
+    if hides {
+        if table.files.is_empty() && !effort.thorough {
+            // Descriptors of processes that we do see may show what the table hides.
+            table = look(Effort { thorough: true, hidden: true, ..effort })?;
+        }
+        if is_harmless_to_open(status.kind) {
+            add_what_a_try_finds(&mut table, inode, &pinned);
         }
     }
     for found in &mut table.files {
@@ -71,13 +72,18 @@ impl Inode {
     }
 }
 
-/// The inode as the kernel's table names it.
-pub(crate) fn inode_of(file: &KeptFile, identity: Identity) -> Inode {
-    let plain = Inode {
+/// The inode as `stat` names it.
+pub(super) fn status_name(identity: Identity) -> Inode {
+    Inode {
         major: rustix::fs::major(identity.device),
         minor: rustix::fs::minor(identity.device),
         number: identity.inode,
-    };
+    }
+}
+
+/// The inode as the kernel's table names it.
+pub(crate) fn inode_of(file: &KeptFile, identity: Identity) -> Inode {
+    let plain = status_name(identity);
     let fdinfo = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
     let Ok(text) = std::fs::read_to_string(fdinfo) else { return plain };
     let told = FdInfo::of(&text);
@@ -100,7 +106,6 @@ fn hides_locks(file: &KeptFile) -> bool {
     let is_shared_between_machines = rustix::fs::fstatfs(file.as_fd()).is_ok_and(|filesystem| {
         #[expect(
             clippy::cast_sign_loss,
-            clippy::allow_attributes,
             reason = "a magic number; its type differs between architectures"
         )]
         let magic = filesystem.f_type as u64 & 0xFFFF_FFFF;
@@ -113,9 +118,32 @@ fn is_harmless_to_open(kind: FileType) -> bool {
     matches!(kind, FileType::RegularFile | FileType::Directory)
 }
 
-/// Finds out by asking for it whether somebody has a lock. An exclusive `flock` is held for an
-/// instant when nobody has; there is no other way to ask.
-fn tried(pinned: &KeptFile) -> Vec<Lock> {
+/// Finds out by asking for it whether somebody has a lock of a sort of which the table has none. An
+/// exclusive `flock` is held for an instant when nobody has one; there is no other way to ask.
+fn add_what_a_try_finds(table: &mut LockTable, inode: Inode, pinned: &KeptFile) {
+    let mut known = table.files.iter().flat_map(|file| &file.locks);
+    let asks_flock = !known.clone().any(|lock| lock.kind == Kind::Flock);
+    let is_record = |lock: &Lock| matches!(lock.kind, Kind::Ofd | Kind::Posix) && !lock.is_gate();
+    let asks_record = !known.clone().any(is_record);
+    // The close after it would drop the `posix` locks that this process has on the file.
+    let me = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+    let is_mine =
+        |lock: &Lock| lock.holders.iter().any(|holder| holder.pid().is_none_or(|pid| pid == me));
+    if known.any(|lock| lock.kind == Kind::Posix && is_mine(lock)) {
+        return;
+    }
+    let hidden = tried(pinned, asks_flock, asks_record);
+    if hidden.is_empty() {
+        return;
+    }
+    if let Some(file) = table.files.first_mut() {
+        file.locks.extend(hidden);
+    } else {
+        table.files.push(LockedFile { inode, path: None, deleted: false, locks: hidden });
+    }
+}
+
+fn tried(pinned: &KeptFile, asks_flock: bool, asks_record: bool) -> Vec<Lock> {
     let path = format!("/proc/self/fd/{}\0", pinned.as_fd().as_raw_fd());
     let Ok(path) = CString::from_vec_with_nul(path.into_bytes()) else { return Vec::new() };
     let Ok(opened) = file::open(&path, Access::Read, true, Create::No, drop_carefully) else {
@@ -127,18 +155,22 @@ fn tried(pinned: &KeptFile) -> Vec<Lock> {
         let holders = vec![Holder { process, descriptor: None, standing: Standing::NotVisible }];
         hidden.push(Lock { kind, mode, range, holders, waiters: Vec::new() });
     };
-    let flock = |mode| match lock::flock(&opened, mode, Patience::Try) {
+    let is_in_the_way = |mode| match lock::flock(&opened, mode, Patience::Try) {
         Ok(()) => {
             let _released = lock::flock_unlock(&opened);
             false
         }
         Err(errno) => errno == Errno::AGAIN,
     };
-    if flock(Mode::Exclusive) {
-        let mode = if flock(Mode::Shared) { Mode::Exclusive } else { Mode::Shared };
+    if asks_flock && is_in_the_way(Mode::Exclusive) {
+        let mode = if is_in_the_way(Mode::Shared) { Mode::Exclusive } else { Mode::Shared };
         add(Kind::Flock, mode, Range::WHOLE);
     }
-    if let Ok(Some(obstacle)) = lock::record_obstacle(&opened, Mode::Exclusive, Range::WHOLE) {
+    // All but the gates.
+    let bytes = Range::as_told(0, Some(Range::LIMIT - 1)).unwrap_or_default();
+    if asks_record
+        && let Ok(Some(obstacle)) = lock::record_obstacle(&opened, Mode::Exclusive, bytes)
+    {
         let kind = if obstacle.by_description { Kind::Ofd } else { Kind::Posix };
         add(kind, obstacle.mode, obstacle.range);
     }

@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::printable::{Printable, shown};
@@ -32,7 +31,8 @@ pub struct Process {
     pub name: Vec<u8>,
     /// It has ended, and its parent has not taken note yet.
     pub zombie: bool,
-    /// It has ended; nothing but its pid is known.
+    /// It has ended, and nothing but its pid is known. What runs under this number now, if anything
+    /// does, is not shown: nothing says that it is the same process.
     pub ended: bool,
 }
 
@@ -48,18 +48,22 @@ impl Process {
     pub fn look(pid: u32) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, format!("/proc/{pid}"), flags, Mode::empty()).ok()?;
-        Self::look_in(pid, &directory)
+        Self::look_in(pid, &directory, "./", &mut Vec::new())
     }
 
-    /// Looks at the process whose directory in /proc this is.
-    pub(super) fn look_in(pid: u32, directory: &OwnedFd) -> Option<Self> {
-        let mut text = Vec::new();
-        read_at(directory, "stat", 1024, &mut text).ok()?;
-        let stat = Stat::of(&text)?;
-        let mut command = Vec::new();
+    /// Looks at the process whose directory in /proc is, from this one, there.
+    pub(super) fn look_in(
+        pid: u32,
+        directory: &OwnedFd,
+        there: &str,
+        text: &mut Vec<u8>,
+    ) -> Option<Self> {
         // A process of another user may hide it; then there is the short name.
-        let _hidden = read_at(directory, "cmdline", COMMAND_READ, &mut command);
-        let uid = rustix::fs::fstat(directory).ok()?.st_uid;
+        let _hidden = read_at(directory, &format!("{there}cmdline"), COMMAND_READ, text);
+        let command = text.clone();
+        let uid = rustix::fs::statat(directory, there, AtFlags::empty()).ok()?.st_uid;
+        read_at(directory, &format!("{there}stat"), 1024, text).ok()?;
+        let stat = Stat::of(text)?;
         Some(Self {
             pid,
             start: stat.start,
@@ -67,13 +71,18 @@ impl Process {
             uid,
             command,
             name: stat.name.to_vec(),
-            zombie: matches!(stat.state, b'Z' | b'X' | b'x'),
+            zombie: stat.is_over(),
             ended: false,
         })
     }
 
     /// A process that is not there any more.
     pub(super) fn ended(pid: u32) -> Self {
+        Self { ended: true, ..Self::hidden(pid) }
+    }
+
+    /// A process that is there, and of which /proc shows nothing.
+    pub(super) fn hidden(pid: u32) -> Self {
         Self {
             pid,
             start: 0,
@@ -82,8 +91,13 @@ impl Process {
             command: Vec::new(),
             name: Vec::new(),
             zombie: false,
-            ended: true,
+            ended: false,
         }
+    }
+
+    /// Whether anything is known of it but its number.
+    pub(super) fn is_known(&self) -> bool {
+        !self.ended && self.start != 0
     }
 
     /// The words of the command line.
@@ -98,16 +112,17 @@ impl Process {
     #[must_use]
     pub fn command_line(&self, width: usize) -> String {
         let mut bytes = self.words().collect::<Vec<_>>().join(&b' ');
-        if bytes.is_empty() && !self.ended {
+        if bytes.is_empty() && self.is_known() {
             bytes = [b"[", &self.name[..], b"]"].concat();
         }
         shown(&bytes, width)
     }
 
-    /// The user's name from `/etc/passwd`, or the number where it has none.
+    /// The user's name from `/etc/passwd`, or the number where it has none; `?` when only the pid is
+    /// known.
     #[must_use]
     pub fn user(&self) -> String {
-        user_name(self.uid)
+        if self.is_known() { user_name(self.uid) } else { "?".to_owned() }
     }
 
     /// How long ago it started, to a hundredth of a second; the time the machine slept counts.
@@ -153,10 +168,16 @@ impl Process {
             return false;
         }
         let text = fs::read(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        Stat::of(&text).is_some_and(|stat| {
-            stat.start == self.start && !matches!(stat.state, b'Z' | b'X' | b'x')
-        })
+        Stat::of(&text).is_some_and(|stat| stat.start == self.start && !stat.is_over())
     }
+}
+
+/// Whether the process could have a lock at all: it is not known to have ended, and no thread of the
+/// kernel's own.
+pub(super) fn may_have_descriptors(pid: u32) -> bool {
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let text = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    Stat::of(&text).is_none_or(|stat| !stat.is_over() && stat.flags & KERNEL_THREAD == 0)
 }
 
 /// Reads a small file of /proc, at most so many bytes of it.
@@ -166,13 +187,20 @@ pub(super) fn read_at(
     limit: usize,
     into: &mut Vec<u8>,
 ) -> Result<(), Errno> {
+    const PIECE: usize = 4096;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = fs::File::from(openat(directory, name, flags, Mode::empty())?);
     into.clear();
-    file.take(limit as u64)
-        .read_to_end(into)
-        .map(drop)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    let file = openat(directory, name, flags, Mode::empty())?;
+    loop {
+        into.reserve(PIECE);
+        let asked = into.capacity() - into.len();
+        let count = rustix::io::read(&file, rustix::buffer::spare_capacity(into))?;
+        // These files are made when they are read: what does not fill the space is all there is.
+        if count < asked || into.len() >= limit {
+            into.truncate(limit);
+            return Ok(());
+        }
+    }
 }
 
 /// What `/proc/PID/stat` says.
@@ -180,6 +208,7 @@ struct Stat<'a> {
     name: &'a [u8],
     state: u8,
     parent: u32,
+    flags: u64,
     start: u64,
 }
 
@@ -192,9 +221,14 @@ impl<'a> Stat<'a> {
         let mut rest = std::str::from_utf8(text.get(close + 1..)?).ok()?.split_ascii_whitespace();
         let state = *rest.next()?.as_bytes().first()?;
         let parent = rest.next()?.parse().ok()?;
-        // It is field 22, and the state is field 3.
-        let start = rest.nth(17)?.parse().ok()?;
-        Some(Self { name, state, parent, start })
+        // They are fields 9 and 22, and the state is field 3.
+        let flags = rest.nth(4)?.parse().ok()?;
+        let start = rest.nth(12)?.parse().ok()?;
+        Some(Self { name, state, parent, flags, start })
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
     }
 }
 
@@ -269,6 +303,8 @@ pub(crate) fn user_name(uid: u32) -> String {
 mod tests {
     use std::process::Command;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -282,6 +318,37 @@ mod tests {
         }
         for short in ["", "42", "42 (x", "42 (x)", "42 )x(", "42 (x) S 1 2 3"] {
             assert!(Stat::of(short.as_bytes()).is_none(), "{short}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            drop(ControlGroup::of(&bytes));
+            let _nothing = Stat::of(&bytes);
+        }
+
+        #[test]
+        fn spoilt_lines_are_read(at in 0..70_usize, by in any::<u8>(), cut in 0..70_usize) {
+            let mut text = b"42 (a) b) S 7 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 5000".to_vec();
+            let at = at % text.len();
+            text[at] = by;
+            text.truncate(cut);
+            let _nothing = Stat::of(&text);
+        }
+
+        #[test]
+        fn what_stat_tells_is_understood(
+            name in proptest::collection::vec(any::<u8>(), 0..16), state in "[A-Za-z]",
+            parent in any::<u32>(), flags in any::<u64>(), start in any::<u64>(),
+        ) {
+            let rest = format!(
+                ") {state} {parent} 1 1 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 {start} 5000 300 0"
+            );
+            let text = [b"42 (", &name[..], rest.as_bytes()].concat();
+            let stat = Stat::of(&text).unwrap();
+            prop_assert_eq!(stat.name, &name[..]);
+            prop_assert_eq!((stat.parent, stat.flags, stat.start), (parent, flags, start));
         }
     }
 

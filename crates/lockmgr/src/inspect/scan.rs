@@ -7,23 +7,27 @@
 //! fdinfo, which is the table's own naming.
 //!
 //! Nothing read here is trusted: processes come and go between two reads, and write what they like
-//! into their memory and their command line.
+//! into their memory and their command line. Who a process is, is read through the directory through
+//! which its descriptors are read, so that it is the same one even if its number is given away.
 //!
-//! References: `proc_pid_fd(5)`, `proc_pid_fdinfo(5)`, `proc_pid_mountinfo(5)`
+//! References: `proc_pid_fd(5)`, `proc_pid_fdinfo(5)`
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawDir, StatxFlags, openat, readlinkat,
-    statx,
+    AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawDir, StatxFlags, openat, statx,
 };
 use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
-use super::line::{Told, held_line};
+use super::devices::Devices;
+use super::fdinfo::{FdInfo, OpenedAs, opened_as};
+use super::line::Told;
 use super::process::{Process, read_at};
 use super::table::Inode;
 use super::threads::{Blocked, asleep_in_lock_calls};
@@ -36,21 +40,40 @@ pub(super) struct Opener {
     pub(super) inode: Inode,
     /// The locks of its open file description (and, for `posix`, of the process through it).
     pub(super) locks: Vec<Told>,
+    /// It is on another file, which the kernel's table names alike: a file in another subvolume.
+    pub(super) on_a_twin: bool,
 }
 
 /// What the look around has found so far.
 pub(super) struct Scan<'a> {
     wanted: &'a Wanted,
-    devices: Devices,
-    until: Option<Instant>,
+    proc: Arc<OwnedFd>,
+    devices: Arc<Devices>,
+    pub(super) limit: Limit,
     pub(super) openers: Vec<Opener>,
     pub(super) blocked: Vec<Blocked>,
-    pub(super) not_permitted: Vec<u32>,
+    /// How the files in question were opened: by a holder, if that could be seen.
+    pub(super) names: HashMap<Inode, OpenedAs>,
+    named_by_holder: HashSet<Inode>,
+    pub(super) not_permitted: BTreeSet<u32>,
+    /// It was not possible to look at everybody to the end.
     pub(super) cut_short: bool,
-    /// Whether a process was looked at, and what it is.
+    begun: HashSet<u32>,
+    /// Those of whom everything was seen.
     seen: HashSet<u32>,
     processes: HashMap<u32, Option<Process>>,
     text: Vec<u8>,
+    numbers: Vec<u32>,
+}
+
+/// A moment after which looking is to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit(pub(super) Option<Instant>);
+
+impl Limit {
+    pub(super) fn has_passed(self) -> bool {
+        self.0.is_some_and(|until| Instant::now() >= until)
+    }
 }
 
 /// The files in question.
@@ -59,6 +82,8 @@ pub(super) struct Wanted {
     inodes: HashMap<u64, Vec<Inode>>,
     /// Those whose waiters are to be found.
     waited_for: HashSet<Inode>,
+    /// Where one file is meant: what `stat` calls it.
+    exactly: Option<Inode>,
 }
 
 impl Wanted {
@@ -70,6 +95,19 @@ impl Wanted {
         if has_waiters {
             self.waited_for.insert(inode);
         }
+    }
+
+    /// The one file, which `stat` calls `status`.
+    pub(super) fn exactly(inode: Inode, status: Option<Inode>, has_waiters: bool) -> Self {
+        let mut wanted = Self { exactly: status, ..Self::default() };
+        wanted.add(inode, has_waiters);
+        wanted
+    }
+
+    /// The number of the one file, if it is one.
+    pub(super) fn number(&self) -> Option<u64> {
+        let mut numbers = self.inodes.keys();
+        numbers.next().copied().filter(|_| numbers.next().is_none())
     }
 
     fn has(&self, inode: Inode) -> bool {
@@ -86,35 +124,51 @@ impl Wanted {
 }
 
 impl<'a> Scan<'a> {
-    /// `until` limits the time; what is not looked at by then stays unknown.
-    pub(super) fn new(wanted: &'a Wanted, until: Option<Instant>) -> Self {
+    /// What is not looked at within the limit stays unknown.
+    ///
+    /// # Errors
+    /// When there is no /proc, or no descriptor to open it with.
+    pub(super) fn new(wanted: &'a Wanted, limit: Limit) -> Result<Self, Errno> {
+        let proc = directory(CWD, "/proc")?;
+        Ok(Self::with(wanted, limit, Arc::new(proc), Arc::new(Devices::mounted())))
+    }
+
+    fn with(wanted: &'a Wanted, limit: Limit, proc: Arc<OwnedFd>, devices: Arc<Devices>) -> Self {
         Self {
             wanted,
-            devices: Devices::mounted(),
-            until,
+            proc,
+            devices,
+            limit,
             openers: Vec::new(),
             blocked: Vec::new(),
-            not_permitted: Vec::new(),
+            names: HashMap::new(),
+            named_by_holder: HashSet::new(),
+            not_permitted: BTreeSet::new(),
             cut_short: false,
+            begun: HashSet::new(),
             seen: HashSet::new(),
             processes: HashMap::new(),
-            text: Vec::new(),
+            text: Vec::with_capacity(4096),
+            numbers: Vec::new(),
         }
     }
 
-    /// Looks at everybody, the youngest first, until `enough` says so.
-    pub(super) fn everybody(&mut self, mut enough: impl FnMut(&Self) -> bool) {
+    /// Those who have not been looked at, with the highest numbers first.
+    fn others(&mut self) -> Vec<u32> {
         let mut pids = Vec::new();
-        // Without /proc there is nothing to see.
-        let _nothing = numbers(CWD, "/proc", |pid| pids.push(pid));
-        for pid in pids.into_iter().rev() {
-            if self.until.is_some_and(|until| Instant::now() >= until) {
-                self.cut_short = true;
-                return;
-            }
+        let listed = numbers(&self.proc, self.limit, |pid| pids.push(pid));
+        self.cut_short |= listed.is_err();
+        pids.retain(|pid| !self.begun.contains(pid));
+        pids.reverse();
+        pids
+    }
+
+    /// Looks at one after the other, until `enough` says so.
+    pub(super) fn until(&mut self, mut enough: impl FnMut(&Self) -> bool) {
+        for pid in self.others() {
             let before = self.openers.len();
             self.look_at(pid);
-            if self.openers.len() > before && enough(self) {
+            if self.cut_short || self.openers.len() > before && enough(self) {
                 return;
             }
         }
@@ -132,7 +186,7 @@ impl<'a> Scan<'a> {
             let mut current = pid;
             for _ in 0..GENERATIONS {
                 let parent = self.process(current).map_or(0, |process| process.parent);
-                if parent == 0 || self.until.is_some_and(|until| Instant::now() >= until) {
+                if parent == 0 || self.limit.has_passed() {
                     break;
                 }
                 self.look_at(parent);
@@ -141,75 +195,216 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Looks at the descriptors of one process, and at its threads if it has a file open that is
-    /// waited for.
-    pub(super) fn look_at(&mut self, pid: u32) {
-        if !self.seen.insert(pid) {
-            return;
-        }
-        let first = self.openers.len();
-        let looked = directory(CWD, &format!("/proc/{pid}")).and_then(|process| {
-            let mut numbered = Vec::new();
-            let descriptors = directory(&process, "fd")?;
-            numbers(&descriptors, ".", |number| numbered.push(number))?;
-            for number in numbered {
-                self.look_at_descriptor(pid, number, &process, &descriptors);
+    /// Looks at everybody: on several processors if they are many and there is no hurry, because a
+    /// message that is put together within a limit is not worth a thread.
+    pub(super) fn everybody(&mut self) {
+        const MOST_THREADS: usize = 4;
+        const WORTH_A_THREAD: usize = 128;
+        const SHARE: usize = 16;
+        let pids = self.others();
+        let processors = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let threads = if self.limit.0.is_some() { 1 } else { processors };
+        let partners = (pids.len() / WORTH_A_THREAD).min(threads.saturating_sub(1));
+        // Whoever is ready takes the next few: nobody waits for one that the machine does not run.
+        let shares = Mutex::new(pids.chunks(SHARE));
+        let work = |scan: &mut Self| loop {
+            let share = shares.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(share) = share else { break };
+            for &pid in share {
+                scan.look_at(pid);
             }
-            let waited_for = |opener: &Opener| self.wanted.waited_for.contains(&opener.inode);
-            if self.openers[first..].iter().any(waited_for) {
-                let fds: HashMap<u32, Inode> = self.openers[first..]
-                    .iter()
-                    .filter(|opener| waited_for(opener))
-                    .map(|opener| (opener.descriptor, opener.inode))
-                    .collect();
-                asleep_in_lock_calls(pid, &process, &fds, &mut self.blocked)?;
+        };
+        thread::scope(|scope| {
+            let mut others = Vec::new();
+            for _ in 0..partners {
+                let mut partner = self.partner();
+                let named = thread::Builder::new().name("lockmgr-look".into());
+                let started = named.spawn_scoped(scope, move || {
+                    work(&mut partner);
+                    partner
+                });
+                // Without a thread there is one less to help.
+                others.extend(started.ok());
             }
-            Ok(())
+            work(self);
+            for other in others {
+                match other.join() {
+                    Ok(partner) => self.absorb(partner),
+                    Err(_panic) => self.cut_short = true,
+                }
+            }
         });
-        if let Err(Errno::ACCESS | Errno::PERM) = looked {
-            self.not_permitted.push(pid);
+        // Whoever came first: the same picture twice of what has not changed.
+        self.openers.sort_by_key(|opener| (opener.pid, opener.descriptor));
+        self.blocked.sort_by_key(|blocked| (blocked.pid, blocked.thread));
+    }
+
+    /// One that looks for the same, and has seen nothing.
+    fn partner(&self) -> Self {
+        Self::with(self.wanted, self.limit, Arc::clone(&self.proc), Arc::clone(&self.devices))
+    }
+
+    /// Adds what another one has seen.
+    fn absorb(&mut self, other: Self) {
+        self.openers.extend(other.openers);
+        self.blocked.extend(other.blocked);
+        for (inode, name) in other.names {
+            let is_holder_s = other.named_by_holder.contains(&inode);
+            if is_holder_s && self.named_by_holder.insert(inode) {
+                self.names.insert(inode, name);
+            } else {
+                self.names.entry(inode).or_insert(name);
+            }
+        }
+        self.not_permitted.extend(other.not_permitted);
+        self.cut_short |= other.cut_short;
+        self.begun.extend(other.begun);
+        self.seen.extend(other.seen);
+        self.processes.extend(other.processes);
+    }
+
+    /// Looks at a process that the kernel has named: it may be one that /proc does not show.
+    pub(super) fn look_at_named(&mut self, pid: u32) {
+        self.look_at(pid);
+        if !self.seen.contains(&pid) && !self.cut_short && is_there(pid) {
+            self.not_permitted.insert(pid);
         }
     }
 
-    fn look_at_descriptor(
-        &mut self,
-        pid: u32,
-        number: u32,
-        process: &OwnedFd,
-        descriptors: &OwnedFd,
-    ) {
-        let mut digits = itoa(number);
-        let name = digits.as_str();
-        // Asks no file server: one that does not answer would keep us, too.
-        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-        let Ok(status) = statx(descriptors, name, flags, StatxFlags::TYPE | StatxFlags::INO) else {
-            return;
-        };
-        let device = (status.stx_dev_major, status.stx_dev_minor);
-        let inode = Inode { major: device.0, minor: device.1, number: status.stx_ino };
-        if self.devices.is_plain(device) {
-            if !self.wanted.has(inode) {
-                return;
-            }
-        } else if !matches!(
-            FileType::from_raw_mode(status.stx_mode.into()),
-            FileType::RegularFile | FileType::Directory
-        ) {
-            // Pipes and sockets are what most descriptors that are on no known mount belong to.
+    /// Looks at the descriptors of one process, and at its threads if it has a file open that is
+    /// waited for.
+    fn look_at(&mut self, pid: u32) {
+        if self.cut_short || !self.begun.insert(pid) {
             return;
         }
-        digits.prefix_with("fdinfo/");
-        if read_at(process, digits.as_str(), usize::MAX, &mut self.text).is_err() {
+        match self.look(pid) {
+            Ok(()) => {
+                self.seen.insert(pid);
+            }
+            Err(Errno::ACCESS | Errno::PERM) => {
+                self.not_permitted.insert(pid);
+            }
+            // It has ended, or is ending.
+            Err(Errno::NOENT | Errno::SRCH) => {}
+            // The time is over, or there is no descriptor or no memory for this.
+            Err(_) => self.cut_short = true,
+        }
+    }
+
+    fn look(&mut self, pid: u32) -> Result<(), Errno> {
+        if self.limit.has_passed() {
+            return Err(Errno::TIME);
+        }
+        let first = self.openers.len();
+        let mut place = itoa(pid);
+        place.end_with("/fd");
+        let descriptors = directory(&self.proc, place.as_str())?;
+        let mut listed = std::mem::take(&mut self.numbers);
+        listed.clear();
+        let outcome = numbers(&descriptors, self.limit, |number| listed.push(number))
+            .and_then(|()| self.look_at_descriptors(pid, &listed, &descriptors));
+        self.numbers = listed;
+        outcome?;
+        if self.openers.len() == first {
+            return Ok(());
+        }
+        let text = &mut self.text;
+        self.processes
+            .entry(pid)
+            .or_insert_with(|| Process::look_in(pid, &descriptors, "../", text));
+        let waited_for: HashMap<u32, Inode> = self.openers[first..]
+            .iter()
+            .filter(|opener| self.wanted.waited_for.contains(&opener.inode) && !opener.on_a_twin)
+            .map(|opener| (opener.descriptor, opener.inode))
+            .collect();
+        if !waited_for.is_empty() {
+            let process = directory(&descriptors, "..")?;
+            asleep_in_lock_calls(pid, &process, &waited_for, self.limit, &mut self.blocked)?;
+        }
+        Ok(())
+    }
+
+    fn look_at_descriptors(
+        &mut self,
+        pid: u32,
+        listed: &[u32],
+        descriptors: &OwnedFd,
+    ) -> Result<(), Errno> {
+        // Seldom enough to cost nothing, often enough for a message to be in time.
+        const BETWEEN_LOOKS_AT_THE_CLOCK: usize = 256;
+        for some in listed.chunks(BETWEEN_LOOKS_AT_THE_CLOCK) {
+            for &number in some {
+                self.look_at_descriptor(pid, number, descriptors);
+            }
+            if self.limit.has_passed() {
+                return Err(Errno::TIME);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_descriptor(&mut self, pid: u32, number: u32, descriptors: &OwnedFd) {
+        let mut digits = itoa(number);
+        // Asks no file server: one that does not answer would keep us, too.
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let fields = StatxFlags::TYPE | StatxFlags::INO;
+        let Ok(status) = statx(descriptors, digits.as_str(), flags, fields) else { return };
+        let device = (status.stx_dev_major, status.stx_dev_minor);
+        let named = Inode { major: device.0, minor: device.1, number: status.stx_ino };
+        let is_plain = self.devices.is_plain(device)
+            // What else there is (pipes, sockets) is on no mount, and named truly.
+            || !matches!(
+                FileType::from_raw_mode(status.stx_mode.into()),
+                FileType::RegularFile | FileType::Directory
+            );
+        if is_plain && !self.wanted.has(named) {
+            return;
+        }
+        digits.prefix_with("../fdinfo/");
+        if read_at(descriptors, digits.as_str(), usize::MAX, &mut self.text).is_err() {
             return;
         }
         let told = FdInfo::of(&String::from_utf8_lossy(&self.text));
         let inode = match told.locks.first() {
             Some(lock) => Some(lock.inode),
-            None if self.devices.is_plain(device) => Some(inode),
-            None => self.wanted.by_number(told.inode.unwrap_or(inode.number)),
+            None if is_plain => Some(named),
+            None => self.place_of(&told, named.number),
         };
-        if let Some(inode) = inode.filter(|inode| self.wanted.has(*inode)) {
-            self.openers.push(Opener { pid, descriptor: number, inode, locks: told.locks });
+        let Some(inode) = inode.filter(|inode| self.wanted.has(*inode)) else { return };
+        let on_a_twin = self.wanted.exactly.is_some_and(|exactly| !is_plain && exactly != named);
+        self.remember_name(inode, pid, number, descriptors, !told.locks.is_empty());
+        self.openers.push(Opener { pid, descriptor: number, inode, locks: told.locks, on_a_twin });
+    }
+
+    /// What the table calls the file of a descriptor without a lock, by the mount that it is on.
+    fn place_of(&self, told: &FdInfo, number: u64) -> Option<Inode> {
+        let number = told.inode.unwrap_or(number);
+        match told.mount.and_then(|mount| self.devices.of_mount(mount)) {
+            Some((major, minor)) => Some(Inode { major, minor, number }),
+            None => self.wanted.by_number(number),
+        }
+    }
+
+    fn remember_name(
+        &mut self,
+        inode: Inode,
+        pid: u32,
+        number: u32,
+        descriptors: &OwnedFd,
+        holds: bool,
+    ) {
+        // Of one file that was asked for by name, the name is known.
+        if self.wanted.exactly.is_some()
+            || self.named_by_holder.contains(&inode)
+            || !holds && self.names.contains_key(&inode)
+        {
+            return;
+        }
+        if let Some(name) = opened_as(pid, descriptors, itoa(number).as_str()) {
+            self.names.insert(inode, name);
+            if holds {
+                self.named_by_holder.insert(inode);
+            }
         }
     }
 
@@ -217,101 +412,53 @@ impl<'a> Scan<'a> {
     pub(super) fn process(&mut self, pid: u32) -> Option<&Process> {
         self.processes.entry(pid).or_insert_with(|| Process::look(pid)).as_ref()
     }
-}
 
-/// What one descriptor's fdinfo says.
-pub(super) struct FdInfo {
-    pub(super) mount: Option<u64>,
-    /// Not there before Linux 5.14.
-    pub(super) inode: Option<u64>,
-    pub(super) locks: Vec<Told>,
-}
-
-impl FdInfo {
-    pub(super) fn of(text: &str) -> Self {
-        let mut told = Self { mount: None, inode: None, locks: Vec::new() };
-        for line in text.lines() {
-            if let Some(lock) = held_line(line) {
-                told.locks.push(lock);
-            } else if let Some(number) = line.strip_prefix("ino:") {
-                told.inode = number.trim().parse().ok();
-            } else if let Some(number) = line.strip_prefix("mnt_id:") {
-                told.mount = number.trim().parse().ok();
-            }
-        }
-        told
+    /// Whether everything of the process was looked at.
+    pub(super) fn has_seen(&self, pid: u32) -> bool {
+        self.seen.contains(&pid)
     }
 }
 
-/// The devices of the mounted filesystems.
-pub(super) struct Devices {
-    plain: HashSet<(u32, u32)>,
-    by_mount: HashMap<u64, (u32, u32)>,
+/// Whether there is such a process, one that is hidden in /proc too.
+fn is_there(pid: u32) -> bool {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    number.is_some_and(|pid| matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)))
 }
 
-impl Devices {
-    pub(super) fn mounted() -> Self {
-        let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
-        Self::of(&String::from_utf8_lossy(&text))
-    }
-
-    /// `36 35 98:0 /root /mount options - type …`
-    fn of(text: &str) -> Self {
-        let mut devices = Self { plain: HashSet::new(), by_mount: HashMap::new() };
-        for line in text.lines() {
-            let mut words = line.split(' ');
-            let (Some(mount), Some(device)) = (words.next(), words.nth(1)) else { continue };
-            let Some((major, minor)) = device.split_once(':') else { continue };
-            let (Ok(mount), Ok(major), Ok(minor)) = (mount.parse(), major.parse(), minor.parse())
-            else {
-                continue;
-            };
-            devices.by_mount.insert(mount, (major, minor));
-            // Its inode numbers in `stat` may be those of the layers below.
-            let layered = words.skip_while(|word| *word != "-").nth(1) == Some("overlay");
-            if !layered {
-                devices.plain.insert((major, minor));
-            }
-        }
-        devices
-    }
-
-    /// Whether `stat` names files of this device as `/proc/locks` does.
-    pub(super) fn is_plain(&self, device: (u32, u32)) -> bool {
-        self.plain.contains(&device)
-    }
-
-    pub(super) fn of_mount(&self, mount: u64) -> Option<(u32, u32)> {
-        self.by_mount.get(&mount).copied()
-    }
-}
-
-/// The path of a process's descriptor, and whether it has been removed.
-pub(super) fn path_of(pid: u32, descriptor: u32) -> Option<(Vec<u8>, bool)> {
-    const REMOVED: &[u8] = b" (deleted)";
-    let link = format!("/proc/{pid}/fd/{descriptor}");
-    let path = readlinkat(CWD, &*link, Vec::new()).ok()?.into_bytes();
-    // A name may end like that, too.
-    match path.strip_suffix(REMOVED) {
-        Some(before) if rustix::fs::lstat(&*path).is_err() => Some((before.to_vec(), true)),
-        _ => Some((path, false)),
-    }
-}
-
-fn directory(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn directory(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(at, name, flags, Permissions::empty())
 }
 
 /// The entries of a directory that are numbers.
-pub(super) fn numbers(at: impl AsFd, name: &str, mut found: impl FnMut(u32)) -> Result<(), Errno> {
-    let directory = directory(at, name)?;
-    let mut buffer = [MaybeUninit::uninit(); 8192];
+pub(super) fn numbers(
+    directory: impl AsFd,
+    limit: Limit,
+    mut found: impl FnMut(u32),
+) -> Result<(), Errno> {
+    const SIZE: usize = 8192;
+    // An entry is a few numbers and its name, and takes no more than this.
+    const ENTRY: usize = 20 + 256 + 8;
+    let mut buffer = [MaybeUninit::uninit(); SIZE];
     let mut entries = RawDir::new(directory, &mut buffer);
+    let mut filled = 0;
     while let Some(entry) = entries.next() {
-        let name = entry?.file_name().to_bytes().to_owned();
-        if let Some(number) = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok()) {
+        let entry = entry?;
+        let bytes = entry.file_name().to_bytes();
+        filled += (19 + bytes.len() + 1).next_multiple_of(8);
+        let name = std::str::from_utf8(bytes);
+        if let Some(number) = name.ok().and_then(|name| name.parse().ok()) {
             found(number);
+        }
+        if entries.is_buffer_empty() {
+            if limit.has_passed() {
+                return Err(Errno::TIME);
+            }
+            // Had there been more, it would have fitted.
+            if filled + ENTRY < SIZE {
+                return Ok(());
+            }
+            filled = 0;
         }
     }
     Ok(())
@@ -319,12 +466,13 @@ pub(super) fn numbers(at: impl AsFd, name: &str, mut found: impl FnMut(u32)) -> 
 
 /// A number's digits, without an allocation for each of thousands of descriptors.
 struct Digits {
-    bytes: [u8; 20],
+    bytes: [u8; 28],
     start: usize,
+    end: usize,
 }
 
 fn itoa(mut number: u32) -> Digits {
-    let mut digits = Digits { bytes: [0; 20], start: 20 };
+    let mut digits = Digits { bytes: [0; 28], start: 24, end: 24 };
     loop {
         digits.start -= 1;
         digits.bytes[digits.start] = b'0' + u8::try_from(number % 10).unwrap_or(0);
@@ -341,8 +489,14 @@ impl Digits {
         self.bytes[self.start..self.start + prefix.len()].copy_from_slice(prefix.as_bytes());
     }
 
+    fn end_with(&mut self, ending: &str) {
+        let end = self.end + ending.len();
+        self.bytes[self.end..end].copy_from_slice(ending.as_bytes());
+        self.end = end;
+    }
+
     fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[self.start..]).unwrap_or_default()
+        std::str::from_utf8(&self.bytes[self.start..self.end]).unwrap_or_default()
     }
 }
 
@@ -355,30 +509,11 @@ mod tests {
         for number in [0, 7, 10, 4_294_967_295] {
             let mut digits = itoa(number);
             assert_eq!(digits.as_str(), number.to_string());
-            digits.prefix_with("fdinfo/");
-            assert_eq!(digits.as_str(), format!("fdinfo/{number}"));
+            digits.end_with("/fd");
+            assert_eq!(digits.as_str(), format!("{number}/fd"));
+            let mut digits = itoa(number);
+            digits.prefix_with("../fdinfo/");
+            assert_eq!(digits.as_str(), format!("../fdinfo/{number}"));
         }
-    }
-
-    #[test]
-    fn fdinfo_is_read_whatever_it_says() {
-        let told = FdInfo::of(
-            "pos:\t0\nflags:\t02100002\nmnt_id:\t27\nino:\t99\n\
-             lock:\t1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF\nlock:\tnonsense\nfuture: 1\n",
-        );
-        assert_eq!((told.mount, told.inode, told.locks.len()), (Some(27), Some(99), 1));
-        assert!(FdInfo::of("").locks.is_empty());
-    }
-
-    #[test]
-    fn mounts_are_read_whatever_they_say() {
-        let devices = Devices::of(
-            "27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
-             28 27 0:50 / /merged rw - overlay overlay rw,lowerdir=/a\n\
-             x y z\n29\n30 27 0:x / / - a b c\n",
-        );
-        assert!(devices.is_plain((254, 0)) && !devices.is_plain((0, 50)));
-        assert_eq!(devices.of_mount(28), Some((0, 50)));
-        assert_eq!(devices.of_mount(30), None);
     }
 }

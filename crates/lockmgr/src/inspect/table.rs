@@ -109,7 +109,8 @@ pub struct Gaps {
     /// The kernel's table was too long to be read in one piece while it did not change, so locks
     /// that came or went meanwhile may be missing.
     pub pieced_together: bool,
-    /// The time that was set for looking ran out.
+    /// Not everybody was looked at to the end: the time that was set for it, or this process's
+    /// descriptors or memory, ran out.
     pub cut_short: bool,
 }
 
@@ -193,7 +194,9 @@ impl Holder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Standing {
-    /// The process took the lock and has the open file description now.
+    /// The process took the lock and has the open file description now. Who took an `ofd` lock, the
+    /// kernel does not record: then it is the only process that has the description, or the one from
+    /// which all the others descend.
     Verified,
     /// The process has the open file description, which another process locked.
     Inherited,
@@ -201,9 +204,11 @@ pub enum Standing {
     /// lock, the kernel does not tell.
     Unclear,
     /// The kernel recorded this process when the lock was taken, but the process has ended or let go
-    /// of the description since, and the lock lives on in others.
+    /// of the description since, and the lock lives on in others. Of a process that has the number now
+    /// but may be another one, nothing is shown.
     Gone,
-    /// The kernel recorded this process; this user may not look whether it still has the lock.
+    /// The kernel recorded this process; this user may not look whether it still has the lock (or
+    /// there was no time to).
     NotPermitted,
     /// The lock is held, but the kernel hides by whom: by a process outside this pid namespace, on
     /// another machine, or one that this user may not look at.

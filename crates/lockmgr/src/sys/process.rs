@@ -1,11 +1,14 @@
 //! Comparing what two processes have open.
 
-/// Whether two descriptors, each of a process, have one open file description. `None` when the kernel
-/// does not tell: tracing one of the processes is not permitted, or the call is not there.
+use std::cmp::Ordering;
+
+/// Compares the open file descriptions of two descriptors, each of a process: equal when they have the
+/// same one, else in an order of the kernel's own. `None` when it does not tell: tracing one of the
+/// processes is not permitted, or the call is not there.
 ///
 /// # References
 /// `kcmp(2)`
-pub(crate) fn compare_descriptions(one: (u32, u32), other: (u32, u32)) -> Option<bool> {
+pub(crate) fn compare_descriptions(one: (u32, u32), other: (u32, u32)) -> Option<Ordering> {
     const KCMP_FILE: libc::c_int = 0;
     let pid = |number: u32| libc::pid_t::try_from(number).ok();
     let (first, second) = (pid(one.0)?, pid(other.0)?);
@@ -14,8 +17,9 @@ pub(crate) fn compare_descriptions(one: (u32, u32), other: (u32, u32)) -> Option
     let result =
         unsafe { libc::syscall(libc::SYS_kcmp, first, second, KCMP_FILE, first_fd, second_fd) };
     match result {
-        0 => Some(true),
-        1..=3 => Some(false),
+        0 => Some(Ordering::Equal),
+        1 => Some(Ordering::Less),
+        2 => Some(Ordering::Greater),
         _ => None,
     }
 }
@@ -25,7 +29,7 @@ mod tests {
     use std::fs::File;
     use std::os::fd::AsRawFd;
 
-    use super::compare_descriptions;
+    use super::*;
 
     #[test]
     fn copies_are_one_description_and_second_opens_are_not() {
@@ -34,8 +38,10 @@ mod tests {
         let second = File::open("/").unwrap();
         let at = |file: &File| (std::process::id(), u32::try_from(file.as_raw_fd()).unwrap());
         if let Some(same) = compare_descriptions(at(&first), at(&copy)) {
-            assert!(same);
-            assert_eq!(compare_descriptions(at(&first), at(&second)), Some(false));
+            assert_eq!(same, Ordering::Equal);
+            let one = compare_descriptions(at(&first), at(&second)).unwrap();
+            assert_ne!(one, Ordering::Equal);
+            assert_eq!(compare_descriptions(at(&second), at(&copy)), Some(one.reverse()));
         }
         assert_eq!(compare_descriptions((u32::MAX, 0), at(&first)), None);
     }

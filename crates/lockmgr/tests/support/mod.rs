@@ -29,6 +29,7 @@
 pub(crate) mod probe;
 #[expect(unsafe_code, reason = "std has no fork")]
 pub(crate) mod process;
+pub(crate) mod puppet;
 pub(crate) mod random;
 #[expect(unsafe_code, reason = "system calls that only tests make and that have no safe wrapper")]
 pub(crate) mod raw;

@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lockmgr::{Mechanism, Mode};
+
 static CAUGHT: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn count(_signal: libc::c_int) {
@@ -124,4 +126,53 @@ pub(crate) fn become_role(role: &str) -> ! {
     // SAFETY: NUL-terminated texts and null-terminated lists that live until the call is over.
     unsafe { libc::execve(program.as_ptr(), args.as_ptr(), environment.as_ptr()) };
     panic!("cannot become {role}: {}", io::Error::last_os_error());
+}
+
+/// Takes, changes or waits for a lock on a descriptor number, with nothing between the caller and the
+/// kernel. Record locks are on `len` bytes from `start`, 0 for all there will be.
+pub(crate) fn take_lock(
+    fd: i32,
+    mechanism: Mechanism,
+    mode: Mode,
+    (start, len): (i64, i64),
+    sleeps: bool,
+) -> io::Result<()> {
+    let result = if mechanism == Mechanism::Flock {
+        let mode = if mode == Mode::Shared { libc::LOCK_SH } else { libc::LOCK_EX };
+        let patience = if sleeps { 0 } else { libc::LOCK_NB };
+        #[expect(clippy::disallowed_methods, reason = "this is what is looked at")]
+        // SAFETY: the call has no memory effects, whatever the number.
+        unsafe {
+            libc::flock(fd, mode | patience)
+        }
+    } else {
+        // SAFETY: an all-zero `flock` is a value of this C structure.
+        let mut request: libc::flock = unsafe { mem::zeroed() };
+        let kind = if mode == Mode::Shared { libc::F_RDLCK } else { libc::F_WRLCK };
+        request.l_type = i16::try_from(kind).unwrap();
+        (request.l_start, request.l_len) = (start, len);
+        let command = match (mechanism, sleeps) {
+            (Mechanism::Ofd, true) => libc::F_OFD_SETLKW,
+            (Mechanism::Ofd, false) => libc::F_OFD_SETLK,
+            (_, true) => libc::F_SETLKW,
+            (_, false) => libc::F_SETLK,
+        };
+        // SAFETY: the command reads the structure, which is valid for the call.
+        unsafe { libc::fcntl(fd, command, &raw const request) }
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A copy of the descriptor, which programs that are started from here have, too.
+pub(crate) fn duplicate(fd: i32) -> i32 {
+    // SAFETY: the call has no memory effects, whatever the number.
+    let copy = unsafe { libc::dup(fd) };
+    assert!(copy >= 0, "descriptor {fd}: {}", io::Error::last_os_error());
+    copy
+}
+
+/// Closes a descriptor number.
+pub(crate) fn close(fd: i32) {
+    // SAFETY: whoever runs a scene alone knows its descriptors, none of which has an owner in Rust.
+    assert_eq!(unsafe { libc::close(fd) }, 0, "descriptor {fd}: {}", io::Error::last_os_error());
 }
