@@ -137,7 +137,6 @@ fn three_processes_over_flock_and_ofd_are_told_apart_and_let_go() {
     for index in 0..3 {
         assert!(error.contains(&format!("lock-{index}")), "{error}");
     }
-    #[expect(clippy::print_stderr, reason = "a figure to be read")]
     {
         eprintln!("found and told {took:?} after the circle was closed: {error}");
     }

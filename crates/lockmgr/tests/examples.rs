@@ -95,7 +95,7 @@ fn two_terminals() {
     assert_eq!(first.next_line(), "Acquired at once. Holding it for 600 s, or until Enter ...");
     let mut second = Terminal::new("two_terminals", &args);
     let busy = second.next_line();
-    let expected = format!("{}: busy, held by pid {} (", path.display(), first.child.id());
+    let expected = format!("{} is busy, held by pid {} (", path.display(), first.child.id());
     assert!(busy.starts_with(&expected) && busy.contains("two_terminals"), "{busy}");
     assert_eq!(second.next_line(), "Waiting for it ...");
     wait_for_blocked(&path, 1);

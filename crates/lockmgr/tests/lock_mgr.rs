@@ -116,7 +116,7 @@ fn without_waiting_there_is_one_attempt_which_says_who_is_in_the_way() {
     // The timeout is for those who wait.
     assert!(!lock.acquire_lock(false, BOUND));
     assert!(since.elapsed() < BOUND / 2);
-    let expected = format!("Failed: {}: busy, held by pid {} (", path.display(), holder.pid());
+    let expected = format!("Failed: {} is busy, held by pid {} (", path.display(), holder.pid());
     assert!(lock.msg().starts_with(&expected), "{}", lock.msg());
     assert!(!lock.acquired());
     assert!(!lock.release_lock());
@@ -268,7 +268,7 @@ fn forked(args: &[String]) {
     child.expect("false");
     child.expect("false No lock to release");
     let busy = child.next_line();
-    assert!(busy.starts_with("false Failed: ") && busy.contains(": busy"), "{busy}");
+    assert!(busy.starts_with("false Failed: ") && busy.contains(" is busy"), "{busy}");
     assert!(lock.acquired() && Path::new(&args[0]).exists());
     // (The closure has a copy of its own: this process's is still here.)
     assert!(lock.release_lock());

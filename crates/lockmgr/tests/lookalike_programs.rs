@@ -118,7 +118,7 @@ fn the_command_flock_excludes_us_and_is_named() {
         assert!(named.starts_with(&shown), "{named}");
         assert_eq!(
             busy.to_string(),
-            format!("{}: busy, held by pid {} ({named})", path.display(), holder.pid())
+            format!("{} is busy, held by pid {} ({named})", path.display(), holder.pid())
         );
         assert_eq!(in_the_way(&own, Mode::Shared).is_some(), keeps_out_shared);
         // Record locks live in another world.
@@ -275,8 +275,8 @@ fn holders_that_the_kernel_does_not_name_are_found() {
     holder.expect("held");
     let busy = in_the_way(&lock(&path, Mechanism::Ofd), Mode::Exclusive).unwrap();
     // The search ends after 20 ms, and where much goes on that may be too soon.
-    let named = format!("{}: busy, held by pid {} (", path.display(), holder.pid());
-    let not_found = format!("{}: busy, holder not visible", path.display());
+    let named = format!("{} is busy, held by pid {} (", path.display(), holder.pid());
+    let not_found = format!("{} is busy, holder not visible", path.display());
     eventually("the holder is found", || {
         let text = busy.to_string();
         assert!(text.starts_with(&named) || text == not_found, "{text}");
@@ -285,7 +285,7 @@ fn holders_that_the_kernel_does_not_name_are_found() {
     // A free lock has no holder, visible or not.
     drop(holder);
     eventually("the lock is free", || kernel_locks(&path) == (0, 0));
-    assert_eq!(busy.to_string(), format!("{}: busy", path.display()));
+    assert_eq!(busy.to_string(), format!("{} is busy", path.display()));
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_holder_that_has_ended_is_not_made_out_to_be_there() {
     assert_eq!(heir.pid(), Some(holder.pid()));
     let process = heir.process.as_ref().unwrap();
     let expected = format!(
-        "{}: busy, held by pid {}, which has ended; inherited by pid {} ({}, {})",
+        "{} is busy, held by pid {}, which has ended; inherited by pid {} ({}, {})",
         path.display(),
         taker.pid().unwrap(),
         holder.pid(),

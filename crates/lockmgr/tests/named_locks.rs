@@ -126,7 +126,7 @@ fn the_same_name_is_one_lock_for_all_processes_of_a_user() {
         holder.expect(&format!("held {}", home.lock_file("x").display()));
         let path = home.lock_file("x");
         let busy = home.probe("x", &format!("{mechanism} try"));
-        assert!(busy.starts_with(&format!("Busy: {}: busy", path.display())), "{busy}");
+        assert!(busy.starts_with(&format!("Busy: {} is busy", path.display())), "{busy}");
         let waiter = start("x".as_ref(), &format!("user={} named {mechanism}", home.uid));
         support::wait_for_blocked(&path, 1);
         // Neither another name nor another user is concerned.
@@ -228,7 +228,7 @@ fn roots_own(_args: &[String]) {
     holder.expect(&format!("held {}", path.display()));
     assert_eq!((mode_of(Path::new("/run/lockmgr")), mode_of(path)), (0o700, 0o1600));
     assert!(
-        probe("x".as_ref(), "named try").starts_with("Busy: /run/lockmgr/x.lock: busy, held by")
+        probe("x".as_ref(), "named try").starts_with("Busy: /run/lockmgr/x.lock is busy, held by")
     );
     // The lock for all users is another one.
     assert_eq!(probe("x".as_ref(), "system try"), "held /run/lock/lockmgr/x.lock");
@@ -263,7 +263,7 @@ fn for_all(_args: &[String]) {
         assert_eq!(mode_of(&path), 0o1666, "whatever the umask, for everybody");
         for uid in [other.uid, home.uid, 0] {
             let outcome = probe("x".as_ref(), &words(uid, "try"));
-            assert!(outcome.starts_with(&format!("Busy: {}: busy", path.display())), "{outcome}");
+            assert!(outcome.starts_with(&format!("Busy: {} is busy", path.display())), "{outcome}");
         }
         let waiter = start("x".as_ref(), &words(other.uid, "hold"));
         support::wait_for_blocked(&path, 1);

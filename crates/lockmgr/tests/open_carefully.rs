@@ -37,7 +37,7 @@ fn a_directory_can_be_locked() {
     let dir = tempfile::tempdir().unwrap();
     let holder = start(dir.path(), "hold");
     holder.expect("held");
-    assert!(probe(dir.path(), "try").starts_with("Busy: PATH: busy"));
+    assert!(probe(dir.path(), "try").starts_with("Busy: PATH is busy"));
     drop(holder);
     assert_eq!(probe(dir.path(), "try"), "held");
     assert_eq!(probe(dir.path(), "shared"), "held");
@@ -181,7 +181,7 @@ fn odd_names() {
     assert_eq!(lock.path(), Some(any.as_path()));
     let _held = lock.lock().unwrap();
     let busy = FileLock::open(&any).unwrap().try_lock().unwrap_err().to_string();
-    assert!(busy.contains("/\\xff\\xe4 \\u{1b}[2J\\n\\u{202e}.lock: busy"), "{busy}");
+    assert!(busy.contains("/\\xff\\xe4 \\u{1b}[2J\\n\\u{202e}.lock is busy"), "{busy}");
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn a_try_is_busy_and_names_the_process_with_the_lease() {
         let path = dir.path().join(mechanism);
         let Some(lease) = leased(&path) else { return };
         let expected =
-            format!("Busy: PATH: busy, kept from being opened by a lease of pid {} (", lease.pid());
+            format!("Busy: PATH is busy, kept from being opened by a lease of pid {} (", lease.pid());
         for words in ["try", "try shared", "try follow"] {
             let outcome = probe(&path, &format!("{mechanism} {words}"));
             assert!(outcome.starts_with(&expected), "{mechanism} {words}: {outcome}");

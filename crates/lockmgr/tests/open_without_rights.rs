@@ -49,7 +49,7 @@ fn a_file_that_can_only_be_read() {
     let holder = start(&path, &format!("user={} hold", new_user()));
     holder.expect("held");
     let outcome = probe(&path, &format!("{somebody} try"));
-    assert!(outcome.starts_with(&format!("Busy: PATH: busy, held by pid {} (", holder.pid())));
+    assert!(outcome.starts_with(&format!("Busy: PATH is busy, held by pid {} (", holder.pid())));
     assert_eq!(fs::read_to_string(&path).unwrap(), "root's\n");
 }
 
