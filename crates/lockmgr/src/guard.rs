@@ -183,7 +183,7 @@ impl OwnedFileLockGuard {
     /// acquisition, as another party.
     ///
     /// # Errors
-    /// [`Error::Unsupported`](crate::Error::Unsupported) for `posix` locks, which belong to the
+    /// [`Error::Unsupported`] for `posix` locks, which belong to the
     /// process, and while other guards of the handle share the hold. The lock is released then.
     pub fn into_fd(self) -> Result<OwnedFd> {
         self.hold.into_fd()
@@ -195,8 +195,8 @@ impl OwnedFileLockGuard {
     /// The guard knows no path, so a deleted lock file is not noticed through it.
     ///
     /// # Errors
-    /// [`Error::NotHeld`](crate::Error::NotHeld) when the descriptor holds no `flock` or `ofd`
-    /// lock; [`Error::Io`](crate::Error::Io) when `/proc` cannot be read.
+    /// [`Error::NotHeld`] when the descriptor holds no `flock` or `ofd`
+    /// lock; [`Error::Io`] when `/proc` cannot be read.
     ///
     /// # References
     /// `proc_pid_fdinfo(5)`
