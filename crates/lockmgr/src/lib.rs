@@ -102,3 +102,4 @@ pub use guard::{FileLockGuard, OwnedFileLockGuard};
 pub use lock_mgr::LockMgr;
 pub use mode::{Mechanism, Mode, Range};
 pub use options::FileLockOptions;
+pub use wait::call_until;
