@@ -7,6 +7,7 @@
 //! - `cli`: the words as they were typed; `duration`: one kind of them
 //! - `run`: what they mean; acquire, run, release, report
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
+//! - `flock`: all of it once more, as util-linux's flock(1) has it
 //! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
 //! - `exit`: every exit status; `say`: every message
 //! - `sys`: all unsafe code
@@ -22,6 +23,7 @@ mod child;
 mod command;
 mod duration;
 mod exit;
+mod flock;
 mod lock_fd;
 mod run;
 mod say;
@@ -44,9 +46,12 @@ use sys::signals;
 #[must_use]
 pub fn start(words: &[OsString]) -> i32 {
     panic::set_hook(Box::new(say_defect));
-    let status = panic::catch_unwind(|| match cli::parse(words) {
-        Ok(order) => obey(order),
-        Err(error) => show(&error),
+    let status = panic::catch_unwind(|| match flock::words(words) {
+        Some(words) => flock::start(words),
+        None => match cli::parse(words) {
+            Ok(order) => obey(order),
+            Err(error) => show(&error),
+        },
     });
     i32::from(status.unwrap_or(exit::DEFECT))
 }
@@ -56,6 +61,7 @@ fn obey(order: Order) -> Status {
         Order::Run(args) => run::run(args),
         Order::Lock(args) => lock_fd::lock(&args),
         Order::Unlock(args) => lock_fd::unlock(&args),
+        Order::Flock(args) => flock::start(&args.words),
         Order::Path(args) => finish(path(&args), false),
         Order::Completions(args) => finish(completions(&args), false),
     }
