@@ -6,6 +6,7 @@ mod bad_input;
 mod daemon_left_behind;
 mod exit_codes;
 mod fd_forms;
+mod flock;
 mod hold_tree;
 mod holder_record;
 mod inherited_signal_state;
