@@ -11,6 +11,9 @@ use std::process::Command;
 use super::translation::translated;
 use crate::support::{Finished, LOCKMGR, Scratch, finished, skip};
 
+/// Where scripts find it: in the scene's directory, and nothing that `ls` shows.
+const PROGRAMS: &str = ".programs";
+
 /// Whose flock(1) it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Whose {
@@ -47,14 +50,12 @@ impl Whose {
 
     /// A script that finds it as `flock`.
     pub(super) fn script(self, scratch: &Scratch, script: &str) -> Command {
-        // Beside the directory that is looked at afterwards.
-        let programs = scratch.dir().with_extension("programs");
+        let programs = scratch.path(PROGRAMS);
         fs::create_dir(&programs).expect("a directory");
         symlink(self.program(), programs.join("flock")).expect("a link");
         let path = env::var("PATH").expect("a PATH");
-        let script = format!("trap 'rm -r \"$programs\"' EXIT\n{script}");
-        let mut command = scratch.command(&["/bin/sh", "-c", &script]);
-        command.env("PATH", format!("{}:{path}", programs.display())).env("programs", programs);
+        let mut command = scratch.command(&["/bin/sh", "-c", script]);
+        command.env("PATH", format!("{}:{path}", programs.display()));
         self.prepare(&mut command);
         command
     }
@@ -90,8 +91,9 @@ impl Left {
     pub(super) fn of(scratch: &Scratch, ended: Finished) -> Self {
         let mut files: Vec<String> = fs::read_dir(scratch.dir())
             .expect("the directory")
+            .map(|entry| entry.expect("an entry"))
+            .filter(|entry| entry.file_name() != PROGRAMS)
             .map(|entry| {
-                let entry = entry.expect("an entry");
                 let status = entry.metadata().expect("its status");
                 let name = entry.file_name();
                 format!("{} {:o} {}", name.display(), status.permissions().mode(), status.len())
