@@ -48,7 +48,7 @@ use rustix::process::{
 
 use crate::sys::group;
 use crate::sys::signals::{self, Received, Sender, SignalSet, Unignored};
-use crate::sys::spawn::{Argv, Inherit, spawn};
+use crate::sys::spawn::{Argv, Descriptor, Inherit, NotStarted, spawn};
 
 /// The signals that are passed on to the command.
 const FORWARDED: [Signal; 9] = [
@@ -75,19 +75,52 @@ const BLOCKED: [Signal; 11] = {
     signals
 };
 
+/// Those that are taken from the queue.
+const AWAITED: &[Signal] = BLOCKED.split_at(10).0;
+
 /// How the command ended.
 pub(crate) struct Ended {
     pub(crate) status: WaitStatus,
     /// The terminal's Ctrl-C ended it.
     pub(crate) interrupted: bool,
+    /// The signals that came for it, by way of us: bit N for number N.
+    came: u128,
+}
+
+impl Ended {
+    fn unwatched(status: WaitStatus) -> Self {
+        Ended { status, interrupted: false, came: 0 }
+    }
+
+    /// The signal that ended it, if we have got it, too.
+    pub(crate) fn died_of_what_was_passed_on(&self) -> Option<Signal> {
+        let number = self.status.terminating_signal()?;
+        let signal = Signal::from_named_raw(number)?;
+        (self.came & bit(signal) != 0).then_some(signal)
+    }
+}
+
+fn bit(signal: Signal) -> u128 {
+    1 << signal.as_raw()
 }
 
 /// Why there is no end to report.
 pub(crate) enum Trouble {
     /// The command could not be started.
     NotStarted(io::Error),
+    /// The kernel made no process for it.
+    NotForked(io::Error),
     /// The kernel refused what it cannot refuse, such as to wait for a child.
     Lost(io::Error),
+}
+
+impl From<NotStarted> for Trouble {
+    fn from(why: NotStarted) -> Self {
+        match why {
+            NotStarted::NoChild(error) => Trouble::NotForked(error),
+            NotStarted::NoProgram(error) => Trouble::NotStarted(error),
+        }
+    }
 }
 
 /// Runs the command to its end. Signals stay blocked afterwards, so that what comes too late for the
@@ -105,11 +138,35 @@ pub(crate) fn run(
         // Any pid stands for "yes".
         set_child_subreaper(Some(getpid())).map_err(|error| Trouble::Lost(error.into()))?;
     }
+    let lock = Descriptor::Inherit(lock);
     let inherit = Inherit { lock, unblock: &unblock, ignore: &ignore };
-    let pid = spawn(argv, &inherit).map_err(Trouble::NotStarted)?;
-    Watch { pid, hold_tree, interrupted: false, continued: false, ended: None }
-        .until_the_end()
-        .map_err(Trouble::Lost)
+    let pid = spawn(argv, &inherit)?;
+    Watch::new(pid, hold_tree).until_the_end().map_err(Trouble::Lost)
+}
+
+/// As [`run`], for flock(1): SIGCHLD has its default action, and SIGPIPE the one it was inherited with.
+pub(crate) fn run_watched(
+    argv: &Argv,
+    lock: Descriptor<'_>,
+    ignore: &Unignored,
+) -> Result<Ended, Trouble> {
+    let unblock = signals::block(AWAITED);
+    let pid = spawn(argv, &Inherit { lock, unblock: &unblock, ignore })?;
+    Watch::new(pid, false).until_the_end().map_err(Trouble::Lost)
+}
+
+/// Runs the command to its end, and leaves signals alone: one that kills us leaves the command behind.
+pub(crate) fn run_unwatched(argv: &Argv, lock: Descriptor<'_>) -> Result<Ended, Trouble> {
+    let nothing = SignalSet::of(&[]);
+    let inherit = Inherit { lock, unblock: &nothing, ignore: &Unignored::default() };
+    let pid = spawn(argv, &inherit)?;
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(Ended::unwatched(status)),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Trouble::Lost(error.into())),
+        }
+    }
 }
 
 struct Watch {
@@ -120,18 +177,24 @@ struct Watch {
     /// Whether a SIGCONT of ours may have met the next Ctrl-Z, and undone it.
     continued: bool,
     ended: Option<WaitStatus>,
+    /// The signals that came for it: bit N for number N.
+    came: u128,
 }
 
 impl Watch {
+    fn new(pid: Pid, hold_tree: bool) -> Self {
+        Watch { pid, hold_tree, interrupted: false, continued: false, ended: None, came: 0 }
+    }
+
     fn until_the_end(mut self) -> io::Result<Ended> {
-        let awaited = SignalSet::of(&BLOCKED[..10]);
+        let awaited = SignalSet::of(AWAITED);
         loop {
             let received = signals::next(&awaited)?;
             if received.signal == Signal::CHILD {
                 if let Some(status) = self.look_after_children()? {
                     let interrupted = self.interrupted
                         && status.terminating_signal() == Some(Signal::INT.as_raw());
-                    return Ok(Ended { status, interrupted });
+                    return Ok(Ended { status, interrupted, came: self.came });
                 }
             } else if !signals::is_ignored(received.signal.as_raw()) {
                 self.forward(&received);
@@ -184,6 +247,7 @@ impl Watch {
     fn forward(&mut self, received: &Received) {
         let from_kernel = received.sender == Sender::Kernel;
         self.interrupted |= from_kernel && received.signal == Signal::INT;
+        self.came |= bit(received.signal);
         let told_alone = received.signal == Signal::HUP && group::we_lead_the_session();
         // Told twice is better than not at all: it stops, or has a handler that stops it.
         let undone = received.signal == Signal::TSTP && std::mem::take(&mut self.continued);

@@ -61,9 +61,22 @@ pub(crate) enum Order {
     Wait(WaitArgs),
     Kill(KillArgs),
     Deadlocks(DeadlocksArgs),
+    Flock(FlockArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
     Top(TopArgs),
+}
+
+/// Be flock(1) of util-linux, as when called by the name of flock
+///
+/// Its options, messages and exit statuses are the original's: see `lockmgr flock --help`, and flock(1).
+/// A link is all that scripts need: ln -s lockmgr /usr/local/bin/flock
+#[derive(Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct FlockArgs {
+    /// The words of the original's command line
+    #[arg(value_name = "WORD", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<OsString>,
 }
 
 /// Print the path of a named lock's file

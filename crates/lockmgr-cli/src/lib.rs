@@ -8,6 +8,7 @@
 //! - `run`: what they mean; acquire, run, release, report
 //! - `waiting`: what is said and looked for while the lock is busy
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
+//! - `flock`: all of it once more, as util-linux's flock(1) has it
 //! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
 //! - `who`, `ls`, `deadlocks`, `wait`, `kill`: one file a subcommand; `show` prints for people,
 //!   `json` for programs
@@ -27,6 +28,7 @@ mod command;
 mod deadlocks;
 mod duration;
 mod exit;
+mod flock;
 mod json;
 mod kill;
 mod lock_fd;
@@ -62,9 +64,12 @@ use sys::signals;
 #[must_use]
 pub fn start(words: &[OsString]) -> i32 {
     panic::set_hook(Box::new(say_defect));
-    let status = panic::catch_unwind(|| match cli::parse(words) {
-        Ok(order) => obey(order),
-        Err(error) => show(&error),
+    let status = panic::catch_unwind(|| match flock::words(words) {
+        Some(words) => flock::start(words),
+        None => match cli::parse(words) {
+            Ok(order) => obey(order),
+            Err(error) => show(&error),
+        },
     });
     i32::from(status.unwrap_or(exit::DEFECT))
 }
@@ -74,6 +79,7 @@ fn obey(order: Order) -> Status {
         Order::Run(args) => run::run(args),
         Order::Lock(args) => lock_fd::lock(&args),
         Order::Unlock(args) => lock_fd::unlock(&args),
+        Order::Flock(args) => flock::start(&args.words),
         Order::Who(args) => report(|| who::who(&args), false),
         Order::Ls(args) => report(|| ls::ls(&args), false),
         Order::Wait(args) => report(|| wait::wait(&args), args.acquire.quiet),

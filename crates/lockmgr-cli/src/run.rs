@@ -131,7 +131,7 @@ fn supervise(
                 format!("cannot watch over the command: {error}"),
             ));
         }
-        Err(Trouble::NotStarted(error)) => Err(error),
+        Err(Trouble::NotStarted(error) | Trouble::NotForked(error)) => Err(error),
         Ok(ended) => Ok(ended),
     };
     // The command does not run any more; what is wrong now changes nothing about what it did, so its

@@ -12,6 +12,7 @@
 //! interrupts the call for any other reason: a waiter that is interrupted loses its place in the
 //! kernel's queue.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -101,5 +102,63 @@ pub(crate) fn interruptible(
                 return result.map_err(Stop::Os);
             }
         }
+    }
+}
+
+/// Makes a system call that may sleep, until it is done or the deadline has passed.
+///
+/// For programs that open and lock descriptors themselves: this is the wait of
+/// [`FileLock`](crate::FileLock) alone, without its handle, guard or path check. `call` makes one
+/// system call and returns its result; it is made again after a signal that was not ours, and not
+/// at all when the deadline has passed already. `None` when the deadline came first.
+///
+/// The sleep is ended by a signal that is the library's own, so the deadline holds whatever the
+/// program's mask and actions for SIGALRM are. Without a deadline no signal is needed.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?; let path = dir.path().join("fifo");
+/// # let made = std::process::Command::new("mkfifo").arg(&path).status()?; assert!(made.success());
+/// use std::fs::File;
+/// use std::time::{Duration, Instant};
+///
+/// // Nobody writes into this FIFO, and opening it waits for somebody who does.
+/// let deadline = Instant::now() + Duration::from_millis(20);
+/// let opened = lockmgr::call_until(Some(deadline), || {
+///     rustix::fs::open(&path, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())
+///         .map_err(Into::into)
+/// })?;
+/// assert!(opened.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// What the call returned, except for `EINTR`; [`io::ErrorKind::Other`] when the system has neither a
+/// timer nor a signal left to end the sleep with, and the call was not made.
+///
+/// # Cancel safety
+/// A call that was interrupted has not been done: the kernel says either `EINTR` or success.
+///
+/// # References
+/// `signal(7)` (interruption of system calls)
+pub fn call_until<T>(
+    deadline: Option<Instant>,
+    mut call: impl FnMut() -> io::Result<T>,
+) -> io::Result<Option<T>> {
+    let mut outcome = None;
+    let limits = Limits::new(deadline, &[]);
+    let ended = interruptible(limits, || match call() {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(Errno::INTR),
+        result => {
+            outcome = Some(result);
+            Ok(())
+        }
+    });
+    match ended {
+        Ok(()) => outcome.transpose(),
+        Err(Stop::TimedOut | Stop::Cancelled) => Ok(None),
+        Err(Stop::NoAlarm) => {
+            Err(io::Error::other("no timer or signal is left to end the wait with"))
+        }
+        Err(Stop::Os(errno)) => Err(errno.into()),
     }
 }

@@ -72,8 +72,10 @@ fn a_try_is_busy_and_names_the_process_with_the_lease() {
     for mechanism in MECHANISMS {
         let path = dir.path().join(mechanism);
         let Some(lease) = leased(&path) else { return };
-        let expected =
-            format!("Busy: PATH is busy, kept from being opened by a lease of pid {} (", lease.pid());
+        let expected = format!(
+            "Busy: PATH is busy, kept from being opened by a lease of pid {} (",
+            lease.pid()
+        );
         for words in ["try", "try shared", "try follow"] {
             let outcome = probe(&path, &format!("{mechanism} {words}"));
             assert!(outcome.starts_with(&expected), "{mechanism} {words}: {outcome}");

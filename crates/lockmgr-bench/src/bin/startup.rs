@@ -21,12 +21,15 @@ struct Args {
 }
 
 /// What is started, and the row it is compared with.
-const ROWS: [(&[&str], usize); 5] = [
+const ROWS: [(&[&str], usize); 8] = [
     (&["true"], 1),
     (&["flock", "LOCK", "true"], 1),
     (&["lockmgr", "run", "LOCK", "true"], 1),
-    (&["flock", "--no-fork", "LOCK", "true"], 3),
-    (&["lockmgr", "run", "--no-fork", "LOCK", "true"], 3),
+    (&["lockmgr", "flock", "LOCK", "true"], 1),
+    (&["flock", "--no-fork", "LOCK", "true"], 4),
+    (&["lockmgr", "run", "--no-fork", "LOCK", "true"], 4),
+    (&["lockmgr", "flock", "--no-fork", "LOCK", "true"], 4),
+    (&["lockmgr", "flock", "-w", "9", "LOCK", "true"], 1),
 ];
 
 fn main() -> Result<()> {

@@ -7,6 +7,10 @@
 
 pub(crate) mod fd;
 pub(crate) mod group;
+pub(crate) mod lock;
+pub(crate) mod number;
+pub(crate) mod sigalrm;
 pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod terminal;
+pub(crate) mod text;

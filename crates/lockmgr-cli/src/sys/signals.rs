@@ -203,6 +203,12 @@ pub(crate) fn is_ignored(number: i32) -> bool {
     asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
+/// Gives the signal its default action, for us and for whoever is started from now on.
+pub(crate) fn reset(number: i32) {
+    // SAFETY: it installs no handler.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+}
+
 /// Signals that were inherited as ignored and that lockmgr needs for itself; the command gets them
 /// back.
 #[derive(Default)]

@@ -8,8 +8,8 @@
 //! nothing is copied, and `lockmgr run LOCK true` takes a twentieth less than with `fork`.
 //!
 //! The child does four things before the new program replaces it, none of which takes a lock or
-//! allocates: it makes the lock's descriptor inheritable, ignores again and unblocks what
-//! lockmgr changed for itself, and calls `execvp`.
+//! allocates: it makes the lock's descriptor inheritable (or closes it), ignores again and unblocks
+//! what lockmgr changed for itself, and calls `execvp`.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::io;
@@ -50,19 +50,40 @@ impl Argv {
 
 /// What the child gets that differs from what lockmgr has at the moment: back to how it was.
 pub(crate) struct Inherit<'a> {
-    /// Stays open in the command, so that the lock lasts even if lockmgr is killed.
-    pub(crate) lock: BorrowedFd<'a>,
+    /// What becomes of the lock's descriptor.
+    pub(crate) lock: Descriptor<'a>,
     /// What lockmgr blocked for itself.
     pub(crate) unblock: &'a SignalSet,
     /// What was ignored and is not, for lockmgr's sake.
     pub(crate) ignore: &'a Unignored,
 }
 
+/// What the command finds of the lock's descriptor.
+#[derive(Clone, Copy)]
+pub(crate) enum Descriptor<'a> {
+    /// It stays open in the command, so that the lock lasts even if lockmgr is killed.
+    Inherit(BorrowedFd<'a>),
+    /// It is as it was opened.
+    Leave,
+    /// The command does not get it.
+    Close(RawFd),
+}
+
+/// Why there is no command.
+pub(crate) enum NotStarted {
+    /// The kernel made no process for it.
+    NoChild(io::Error),
+    /// The process found no program, or none that it could become.
+    NoProgram(io::Error),
+}
+
 /// What parent and child share while both look at the same memory.
 struct Handover {
     program: *const c_char,
     argv: *const *const c_char,
-    lock: RawFd,
+    /// Descriptors to do this with; -1 for none.
+    make_inheritable: RawFd,
+    close: RawFd,
     unblock: *const SignalSet,
     ignore: *const Unignored,
     /// Why there is no new program, if there is none.
@@ -73,11 +94,17 @@ struct Handover {
 ///
 /// # References
 /// `clone(2)`, `vfork(2)`, `posix_spawn(3)`, `execvp(3)`
-pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> io::Result<Pid> {
+pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> Result<Pid, NotStarted> {
+    let (make_inheritable, close) = match inherit.lock {
+        Descriptor::Inherit(fd) => (fd.as_raw_fd(), -1),
+        Descriptor::Leave => (-1, -1),
+        Descriptor::Close(fd) => (-1, fd),
+    };
     let mut handover = Handover {
         program: argv.program().as_ptr(),
         argv: argv.pointers.as_ptr(),
-        lock: inherit.lock.as_raw_fd(),
+        make_inheritable,
+        close,
         unblock: ptr::from_ref(inherit.unblock),
         ignore: ptr::from_ref(inherit.ignore),
         error: 0,
@@ -102,7 +129,7 @@ pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> io::Result<Pid> {
         )
     };
     let Some(pid) = Pid::from_raw(pid.max(0)) else {
-        return Err(io::Error::last_os_error());
+        return Err(NotStarted::NoChild(io::Error::last_os_error()));
     };
     // The compiler does not know that the child wrote there.
     // SAFETY: a plain read of our own variable.
@@ -112,7 +139,7 @@ pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> io::Result<Pid> {
     }
     // The child that became nothing.
     let _gone = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-    Err(io::Error::from_raw_os_error(error))
+    Err(NotStarted::NoProgram(io::Error::from_raw_os_error(error)))
 }
 
 /// The child's whole life, in its parent's memory.
@@ -120,8 +147,14 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
     let handover = handover.cast::<Handover>();
     // SAFETY: `spawn` passes its own `Handover`, and stands still; nothing else refers to it.
     let handover = unsafe { &mut *handover };
-    // SAFETY: it changes a flag of a descriptor in the child's own table.
-    unsafe { libc::fcntl(handover.lock, libc::F_SETFD, 0) };
+    if handover.make_inheritable >= 0 {
+        // SAFETY: it changes a flag of a descriptor in the child's own table.
+        unsafe { libc::fcntl(handover.make_inheritable, libc::F_SETFD, 0) };
+    }
+    if handover.close >= 0 {
+        // SAFETY: it closes a descriptor in the child's own table, which nothing else here uses.
+        unsafe { libc::close(handover.close) };
+    }
     // SAFETY: points to what `spawn` borrowed. Signal actions are the child's own.
     let ignore = unsafe { &*handover.ignore };
     ignore.give_back();

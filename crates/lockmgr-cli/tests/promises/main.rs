@@ -8,6 +8,7 @@ mod deadlock_option;
 mod deadlocks;
 mod exit_codes;
 mod fd_forms;
+mod flock;
 mod hold_tree;
 mod holder_record;
 mod inherited_signal_state;

@@ -138,6 +138,37 @@ fn lockmgr_dies_of_ctrl_c_if_its_command_does() {
 }
 
 #[test]
+fn as_flock_it_dies_of_ctrl_c_when_its_command_has() {
+    for command in [
+        "echo ready; exec sleep 60",
+        "trap 'echo cleaning; trap - INT; kill -INT $$' INT; echo ready; while :; do sleep 0.01; done",
+    ] {
+        let scratch = Scratch::new();
+        let mut terminal = alone(&scratch, &["flock", "f", "sh", "-c", command]);
+        terminal.shows("ready");
+        terminal.types("\x03");
+        if command.contains("cleaning") {
+            // The original would have gone by now, and the session with it.
+            terminal.shows("cleaning");
+        }
+        assert_eq!(terminal.end(), (None, Some(Signal::INT.as_raw())));
+        assert!(!is_locked(&scratch.path("f")));
+    }
+}
+
+#[test]
+fn as_flock_it_prints_at_once_at_a_terminal() {
+    for options in [&["--verbose"][..], &["--verbose", "-F"]] {
+        let scratch = Scratch::new();
+        let words = [&["flock"], options, &["f", "echo", "ran"]].concat();
+        let mut terminal = alone(&scratch, &words);
+        terminal.shows("flock: getting lock took ");
+        terminal.shows("seconds\r\nflock: executing echo\r\nran\r\n");
+        assert_eq!(terminal.end(), (Some(0), None));
+    }
+}
+
+#[test]
 fn lockmgr_outlives_ctrl_c_if_its_command_does() {
     let scratch = Scratch::new();
     let command = "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.01; done";

@@ -32,6 +32,17 @@ pub(crate) fn waiters(path: &Path) -> usize {
 #[must_use]
 pub(crate) struct Held(File);
 
+impl Held {
+    /// Lets others in that share it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a competitor that is independent of the library"
+    )]
+    pub(crate) fn share(&self) {
+        rustix::fs::flock(&self.0, FlockOperation::LockShared).expect("it is held");
+    }
+}
+
 impl Drop for Held {
     #[expect(
         clippy::disallowed_methods,

@@ -1,0 +1,36 @@
+//! The texts of `--help` and `--version`, which are the original's.
+
+/// What scripts compare versions with. It ends in a number, as they expect.
+pub(super) const VERSION: &[u8] = b"flock from util-linux 2.43\n";
+
+pub(super) const HELP: &[u8] = b"
+Usage:
+ flock [options] <file>|<directory> <command> [<argument>...]
+ flock [options] <file>|<directory> -c <command>
+ flock [options] <file descriptor number>
+ flock [options] --fd <file descriptor number> -c <command>
+ flock [options] --fd <file descriptor number> <command> [<argument>...]
+
+Manage file locks from shell scripts.
+
+Options:
+ -s, --shared             get a shared lock
+ -x, --exclusive          get an exclusive lock (default)
+ -u, --unlock             remove a lock
+ -n, --nonblock           fail rather than wait
+ -w, --timeout <secs>     wait for a limited amount of time
+ -E, --conflict-exit-code <number>  exit code after conflict or timeout
+ -o, --close              close file descriptor before running command
+ -c, --command <command>  run a single command string through the shell
+ -F, --no-fork            execute command without forking
+     --fcntl              use fcntl(F_OFD_SETLK) rather than flock()
+     --start <offset>     starting offset for lock (implies --fcntl)
+     --length <number>    number of bytes to lock (implies --fcntl)
+     --fd <number>        file descriptor to lock
+     --verbose            increase verbosity
+
+ -h, --help               display this help
+ -V, --version            display version
+
+For more details see flock(1).
+";
