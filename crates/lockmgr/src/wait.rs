@@ -155,7 +155,7 @@ pub fn call_until<T>(
     });
     match ended {
         Ok(()) => outcome.transpose(),
-        Err(Stop::TimedOut | Stop::Cancelled) => Ok(None),
+        Err(Stop::TimedOut | Stop::Cancelled | Stop::Deadlock) => Ok(None),
         Err(Stop::NoAlarm) => {
             Err(io::Error::other("no timer or signal is left to end the wait with"))
         }
