@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use lockmgr::name::{self, Scope};
 use lockmgr::{Error, FileLock, Mechanism, Mode};
 
+use super::lasting;
 use crate::cli::{AcquireArgs, OnDeadlock, RunArgs, Wait};
 use crate::exit::Failure;
 use crate::printable;
@@ -38,6 +39,7 @@ pub(super) fn the_lock(args: &RunArgs, words: &[OsString]) -> Result<FileLock, F
     if let Some(note) = &args.note {
         options = options.note(printable(note));
     }
+    options = lasting::describe(&args.lasting, options);
     if let Some(range) = args.acquire.range {
         options = options.range(range);
     }

@@ -9,6 +9,7 @@
 //! 3. When the command has ended, the lock is released by name, not by closing: a process that the
 //!    command left in the background has the descriptor, too, and must not keep the lock.
 
+mod lasting;
 mod locks;
 
 use std::io;
@@ -42,7 +43,7 @@ pub(crate) fn run(args: RunArgs) -> Status {
 fn try_run(mut args: RunArgs) -> Result<Status, Failure> {
     let words = command::words(mem::take(&mut args.command), args.shell_command.take());
     let lock = the_lock(&args, &words)?;
-    let RunArgs { acquire: how, note, no_fork, hold_tree, .. } = args;
+    let RunArgs { acquire: how, note, no_fork, hold_tree, lasting, .. } = args;
     let program = Argv::new(words);
     let mut ignored = Unignored::default();
     free_a_signal(&how, &mut ignored);
@@ -53,10 +54,14 @@ fn try_run(mut args: RunArgs) -> Result<Status, Failure> {
     if note.is_some() {
         tell_if_not_kept(&how, &guard);
     }
+    if lasting::is_too_early(&lasting, &guard, how.quiet) {
+        return Ok(exit::OK);
+    }
+    lasting::tell_the_command(&guard);
     if no_fork {
         Err(become_the_command(&guard, &program, &ignored))
     } else {
-        supervise(guard, &how, &program, ignored, hold_tree)
+        supervise(guard, &how, &program, ignored, hold_tree, lasting.every.is_some())
     }
 }
 
@@ -66,6 +71,7 @@ fn supervise(
     argv: &Argv,
     ignored: Unignored,
     hold_tree: bool,
+    every: bool,
 ) -> Result<Status, Failure> {
     let since = how.verbose.then(Instant::now);
     let path =
@@ -82,6 +88,9 @@ fn supervise(
         Err(Trouble::NotStarted(error)) => Err(error),
         Ok(ended) => Ok(ended),
     };
+    if ended.as_ref().is_ok_and(|ended| ended.status.exit_status() == Some(0)) {
+        lasting::note_success(every, &guard, how.quiet);
+    }
     // The command does not run any more; what is wrong now changes nothing about what it did, so its
     // status stays.
     if let Err(error) = guard.unlock()

@@ -10,3 +10,4 @@ pub(crate) mod group;
 pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod terminal;
+pub(crate) mod token;
