@@ -58,12 +58,11 @@ fn each_exclusive_hold_has_a_greater_one_however_it_is_acquired() {
         let path = dir.path().join("a.lock");
         let before = clock();
         let lock = fenced(mechanism).open(&path).unwrap();
-        let mut tokens = vec![
-            lock.lock().unwrap().token(),
-            lock.try_lock().unwrap().token(),
-            lock.acquire().timeout(BOUND).wait_owned().unwrap().token(),
-            fenced(mechanism).open(&path).unwrap().lock().unwrap().token(),
-        ];
+        let mut tokens = vec![lock.lock().unwrap().token()];
+        tokens.push(lock.try_lock().unwrap().token());
+        tokens.push(lock.acquire().timeout(BOUND).wait_owned().unwrap().token());
+        let other = fenced(mechanism).open(&path).unwrap();
+        tokens.push(other.lock().unwrap().token());
         if mechanism != Mechanism::Posix {
             tokens.push(runtime.block_on(async { lock.acquire().await.unwrap().token() }));
             let holder = fenced(mechanism).open(&path).unwrap();

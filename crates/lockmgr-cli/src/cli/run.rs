@@ -130,9 +130,8 @@ impl RunArgs {
         for id in matches.ids().map(clap::Id::as_str) {
             let typed = matches.value_source(id) == Some(ValueSource::CommandLine);
             // Groups, such as the one of a flattened struct, are ids as well, and have no values.
-            let is_option =
-                !matches!(id, "lock" | "command" | "shell_command")
-                    && !matches!(id, "RunArgs" | "AcquireArgs" | "LastingArgs");
+            let is_option = !matches!(id, "lock" | "command" | "shell_command")
+                && !matches!(id, "RunArgs" | "AcquireArgs" | "LastingArgs");
             if typed && is_option && matches.index_of(id).is_some_and(|index| index > lock) {
                 let name = id.replace('_', "-");
                 return Err(format!(
