@@ -103,7 +103,10 @@ impl Hold {
         let keeping = Keeping { fenced: settings.fenced, durable: settings.durable };
         let place = self.handle.place.as_ref();
         match record::keep(&self.description, place, wanted, keeping) {
-            Ok(token) => self.description.token.store(token.unwrap_or(0), Ordering::Relaxed),
+            Ok(token) => {
+                self.not_recorded = None;
+                self.description.token.store(token.unwrap_or(0), Ordering::Relaxed);
+            }
             Err(NotKept::Ahead(stored)) => {
                 return Err(Error::TokenAhead { path: self.handle.path(), operation, stored });
             }

@@ -379,12 +379,7 @@ fn tokens_grow_under_violence() {
     assert!(rounds >= goal, "{seed}: {rounds}");
     // Else the test has lost its teeth.
     assert!(kills > 50 && deletions > 50 && cuts > 50, "{seed}: {kills} {deletions} {cuts}");
-    #[expect(clippy::print_stderr, reason = "seen when the output is asked for")]
-    {
-        eprintln!(
-            "{rounds} tokens up to {token}, {kills} killed, {deletions} deletions, {cuts} cuts"
-        );
-    }
+    eprintln!("{rounds} tokens up to {token}, {kills} killed, {deletions} deletions, {cuts} cuts");
 }
 
 /// Arguments: directory, kind, number of rounds of all together, seed.

@@ -18,7 +18,7 @@ pub(crate) struct LastingArgs {
           allow_negative_numbers = true, conflicts_with_all = ["shared", "no_fork", "remove", "range"])]
     pub(crate) every: Option<Duration>,
 
-    /// Give the command a fencing token in LOCKMGR_TOKEN
+    /// Give the command a fencing token in `LOCKMGR_TOKEN`
     ///
     /// A number that grows with every fenced hold of this lock, for what the command writes to: it can
     /// refuse a smaller one than it has seen, which comes from a command that is late. The last one is
