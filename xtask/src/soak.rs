@@ -3,12 +3,19 @@
 //! A race that shows once in a hundred runs shows here. Every second round has one core to itself and
 //! shares that core with a busy loop, because a schedule with too few processors finds other races than
 //! one with enough.
+//!
+//! Unless a filter chooses the tests, a million fencing tokens follow (a minute or two, and a release
+//! build).
 
 use std::process::{self, Child, Command};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::step::{self, cargo, command, has_nextest, works};
+
+/// Fencing tokens of four processes that are killed at random.
+const TOKENS: &str =
+    "test --release -p lockmgr --test tokens -- --exact tokens_grow_under_violence";
 
 pub(crate) fn run(rounds: u32, filter: Option<&str>) -> Result<()> {
     ensure!(
@@ -39,6 +46,12 @@ pub(crate) fn run(rounds: u32, filter: Option<&str>) -> Result<()> {
         let outcome = step::run(tests);
         drop(busy);
         outcome.with_context(|| format!("round {round} of {rounds} failed"))?;
+    }
+    if filter.is_none() {
+        eprintln!("a million fencing tokens");
+        let mut tokens = cargo(TOKENS);
+        tokens.env("LOCKMGR_TEST_TOKENS", "1000000");
+        step::run(tokens)?;
     }
     eprintln!("{rounds} rounds, no failure");
     Ok(())

@@ -5,6 +5,7 @@
 
 mod fd;
 mod kill;
+mod lasting;
 mod look;
 mod run;
 mod top;
@@ -18,6 +19,7 @@ use lockmgr::{Mechanism, Mode, Range};
 
 pub(crate) use fd::{LockArgs, UnlockArgs};
 pub(crate) use kill::KillArgs;
+pub(crate) use lasting::LastingArgs;
 pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
 pub(crate) use run::RunArgs;
 pub(crate) use top::TopArgs;

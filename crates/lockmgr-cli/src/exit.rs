@@ -5,6 +5,7 @@
 //! | the command's own | the command ran and ended |
 //! | 128 + N | the command was ended by signal N |
 //! | 0 | `lock`, `unlock`, `path`, `ls`, `wait`, `top`, `completions`, `--help`, `--version` did what they say |
+//! | 0 | `run --every`: the last success is not that long ago, and the command was not run |
 //! | 1 | `unlock --fd N`: there was no lock to release |
 //! | 1 | `who`, `kill`: nobody holds the lock; `deadlocks`: there is one |
 //! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open; `top` without a terminal |

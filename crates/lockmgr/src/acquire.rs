@@ -119,7 +119,7 @@ impl Request {
             }
             turn.sleep(operation, self.limits())?;
         }
-        Ok(turn.settle(bound, since.map_or(Duration::ZERO, |since| since.elapsed())))
+        turn.settle(operation, bound, since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
     /// Whether a fair handle is used without its gate. A shared `try` does not ask for it, and at

@@ -22,7 +22,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FileType;
@@ -174,6 +174,10 @@ pub(crate) struct Description {
     checked: AtomicU64,
     /// Where acquisitions pass one.
     pub(crate) gate: Option<Gate>,
+    /// The fencing token of the exclusive hold; 0 for none.
+    pub(crate) token: AtomicU64,
+    /// The name of the lock file is known to be on its disk.
+    name_is_durable: AtomicBool,
 }
 
 impl Description {
@@ -308,6 +312,8 @@ impl Description {
             anchor: OnceLock::new(),
             checked: AtomicU64::new(0),
             gate: None,
+            token: AtomicU64::new(0),
+            name_is_durable: AtomicBool::new(false),
         }
     }
 
@@ -323,6 +329,15 @@ impl Description {
     /// Opens the file once more, to write; `None` if the path names another one by now.
     pub(crate) fn visit(&self, place: &Place) -> Result<Option<Visit>, Errno> {
         Visit::to_write(&place.c_path, self.follow, self.identity)
+    }
+
+    /// Sees to it that the lock file's name outlasts a power failure, whoever has created it.
+    pub(crate) fn sync_directory(&self, place: &Place) -> Result<(), Errno> {
+        if !self.name_is_durable.load(Ordering::Relaxed) {
+            file::sync_directory(&place.directory()?)?;
+            self.name_is_durable.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether a refusal may come from a server that wants the file open for writing.

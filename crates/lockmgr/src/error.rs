@@ -110,6 +110,17 @@ pub enum Error {
         /// Why it was left in place.
         reason: &'static str,
     },
+    /// The token in the lock file is more than a day ahead of the clock, so the next one was not given:
+    /// somebody forged it, or a clock is wrong. The lock was released. Kind: `InvalidData`.
+    #[non_exhaustive]
+    TokenAhead {
+        /// The lock file.
+        path: Option<Arc<Path>>,
+        /// The verb that was tried.
+        operation: &'static str,
+        /// The token in it.
+        stored: u64,
+    },
     /// A change of mode that the kernel does not make in one step lost the lock to somebody else.
     /// The guard holds nothing any more. Kind: `Other`.
     #[non_exhaustive]
@@ -198,6 +209,7 @@ impl Error {
             | Error::Permission { path, .. }
             | Error::Replaced { path, .. }
             | Error::NotOurs { path, .. }
+            | Error::TokenAhead { path, .. }
             | Error::Lost { path, .. }
             | Error::NotHeld { path, .. }
             | Error::Forked { path, .. }
@@ -219,6 +231,7 @@ impl Error {
             | Error::Permission { operation, .. }
             | Error::Replaced { operation, .. }
             | Error::NotOurs { operation, .. }
+            | Error::TokenAhead { operation, .. }
             | Error::Lost { operation, .. }
             | Error::NotHeld { operation, .. }
             | Error::Forked { operation, .. }
@@ -240,6 +253,7 @@ impl Error {
             | Error::InvalidName { .. }
             | Error::InvalidRange { .. } => io::ErrorKind::InvalidInput,
             Error::Permission { .. } => io::ErrorKind::PermissionDenied,
+            Error::TokenAhead { .. } => io::ErrorKind::InvalidData,
             Error::Unsupported { .. } => io::ErrorKind::Unsupported,
             Error::Io { source, .. } => source.kind(),
             Error::Cancelled { .. }
@@ -399,6 +413,11 @@ impl fmt::Display for Error {
             Error::NotOurs { reason, .. } => {
                 write!(f, "{shown}: the lock was released, but the file not removed: {reason}")
             }
+            Error::TokenAhead { stored, .. } => write!(
+                f,
+                "{shown}: no fencing token: the last one, {stored}, is more than a day ahead of the \
+                 clock; set the clock right, or delete the lock file if the number was forged"
+            ),
             Error::Lost { operation, .. } => write!(
                 f,
                 "{shown}: the lock was lost to another process during {operation}; \

@@ -124,7 +124,7 @@ impl AcquireFuture {
         let operation = self.request.operation();
         if matches!(turn.attempt(operation, self.since.is_some())?, Attempt::Granted) {
             let waited = self.since.map(|since| since.elapsed()).unwrap_or_default();
-            return Ok(Some(turn.settle(false, waited)));
+            return turn.settle(operation, false, waited).map(Some);
         }
         if self.request.when == When::Now {
             let path = self.lock.handle().path();
@@ -144,7 +144,7 @@ impl AcquireFuture {
         let kept = self.request.kept.clone();
         let job = Job::start(deadline, tokens, move |limits| {
             turn.sleep(operation, Limits { kept: &kept, ..limits })?;
-            Ok(turn.settle(false, since.map(|since| since.elapsed()).unwrap_or_default()))
+            turn.settle(operation, false, since.map(|since| since.elapsed()).unwrap_or_default())
         })
         .map_err(|error| self.cannot_wait(&error))?;
         self.stage = Stage::Waiting(job);

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::MutexGuard;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::description::Place;
 use crate::error::{Error, Result};
@@ -79,6 +79,38 @@ macro_rules! guard_methods {
                 self.hold.not_recorded()
             }
 
+            /// The fencing token of this exclusive hold, greater than those of all before it;
+            /// `None` unless the handle is [fenced](crate::FileLockOptions::fenced), and for shared
+            /// holds. The inner guards of a re-entrant handle have that of the outer one.
+            #[must_use]
+            pub fn token(&self) -> Option<u64> {
+                self.hold.token()
+            }
+
+            /// When the work under this lock last succeeded, as noted in the lock file by
+            /// [`mark_success`](Self::mark_success); `None` if it was not. See
+            /// [`inspect::last_success`](crate::inspect::last_success).
+            #[must_use]
+            pub fn last_success(&self) -> Option<SystemTime> {
+                self.hold.last_success()
+            }
+
+            /// Notes in the lock file that the work under this lock has succeeded, now: for those
+            /// who come later, whether this process still lives or not.
+            ///
+            /// # Errors
+            /// [`Error::Unsupported`](crate::Error::Unsupported): the lock is held shared, or the
+            /// lock file cannot carry a [record](crate::FileLockOptions::record).
+            /// [`Error::Permission`](crate::Error::Permission), [`Error::Io`](crate::Error::Io): it
+            /// cannot be written; what was noted before stays.
+            /// [`Error::Forked`](crate::Error::Forked), [`Error::Lost`](crate::Error::Lost).
+            ///
+            /// # Crash safety
+            /// A crash in the middle of it can lose what was noted before, but never a fencing token.
+            pub fn mark_success(&self) -> Result<()> {
+                self.hold.mark_success()
+            }
+
             /// The open lock file. Opened by the library for `flock` it can only be read; to work
             /// on data under the lock, open it yourself and use
             /// [`FileLock::from_file`](crate::FileLock::from_file).
@@ -144,7 +176,9 @@ macro_rules! guard_methods {
             /// # Errors
             /// [`Error::Busy`](crate::Error::Busy): others share the lock, or wait at its gate; it
             /// is still held shared. [`Error::Lost`](crate::Error::Lost): the guard holds nothing
-            /// any more; with the gate only if somebody got in past it.
+            /// any more; with the gate only if somebody got in past it. Through a
+            /// [fenced](crate::FileLockOptions::fenced) handle also what keeps it from getting a token;
+            /// it is still held shared then.
             pub fn try_upgrade(&mut self) -> Result<()> {
                 self.hold.try_upgrade()
             }

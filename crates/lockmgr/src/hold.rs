@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::io::{Errno, FdFlags};
 
@@ -17,8 +17,8 @@ use crate::held;
 use crate::inspect::{self, Contention};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
-use crate::record::{self, NotKept};
-use crate::sys::file::Identity;
+use crate::record::{self, Keeping, NotKept};
+use crate::sys::file::{self, Identity};
 use crate::sys::fork;
 use crate::sys::lock::{self, Owner};
 
@@ -90,34 +90,76 @@ impl Hold {
         self.live && self.generation == fork::generation()
     }
 
-    /// Tells the lock file who holds it, if that is wanted.
-    pub(crate) fn keep_record(&mut self) {
-        if let Some(wanted) = &self.handle.settings.record {
-            self.not_recorded = match self.mode {
-                Mode::Exclusive => {
-                    let place = self.handle.place.as_ref();
-                    record::keep(&self.description, place, wanted).err()
-                }
-                Mode::Shared => {
-                    Some(NotKept::Refused("shared holders would overwrite each other's"))
-                }
-            };
+    /// Tells the lock file who holds it, if that is wanted, and gets the hold its token. Fails only
+    /// for want of a token; the hold is to be given up then.
+    pub(crate) fn keep_record(&mut self, operation: &'static str) -> Result<()> {
+        let settings = &self.handle.settings;
+        let Some(wanted) = &settings.record else { return Ok(()) };
+        if self.mode == Mode::Shared {
+            let reason = "shared holders would overwrite each other's";
+            self.not_recorded = Some(NotKept::Refused(reason));
+            return Ok(());
         }
+        let keeping = Keeping { fenced: settings.fenced, durable: settings.durable };
+        let place = self.handle.place.as_ref();
+        match record::keep(&self.description, place, wanted, keeping) {
+            Ok(token) => {
+                self.not_recorded = None;
+                self.description.token.store(token.unwrap_or(0), Ordering::Relaxed);
+            }
+            Err(NotKept::Ahead(stored)) => {
+                return Err(Error::TokenAhead { path: self.handle.path(), operation, stored });
+            }
+            Err(reason) if settings.fenced => {
+                return Err(self.not_kept(reason, "get a fencing token from the lock file"));
+            }
+            Err(reason) => self.not_recorded = Some(reason),
+        }
+        Ok(())
+    }
+
+    /// The token of an exclusive hold through a fenced handle.
+    pub(crate) fn token(&self) -> Option<u64> {
+        let has_one = self.handle.settings.fenced && self.mode == Mode::Exclusive && self.is_held();
+        has_one.then(|| self.description.token.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn last_success(&self) -> Option<SystemTime> {
+        let mut start = [0; record::START_LEN];
+        self.require("read the last success").ok()?;
+        let content = file::read_start(self.description.file(), &mut start).ok()?;
+        record::preserved(content).last_success
+    }
+
+    pub(crate) fn mark_success(&self) -> Result<()> {
+        const OPERATION: &str = "note the success";
+        self.require(OPERATION)?;
+        if self.mode == Mode::Shared {
+            let reason = "the lock is held shared, and only an exclusive holder writes";
+            return Err(Error::unsupported(self.handle.path(), OPERATION, reason));
+        }
+        let (place, durable) = (self.handle.place.as_ref(), self.handle.settings.durable);
+        record::mark_success(&self.description, place, durable)
+            .map_err(|reason| self.not_kept(reason, OPERATION))
     }
 
     pub(crate) fn not_recorded(&self) -> Option<Error> {
-        const OPERATION: &str = "keep a record of the holder";
+        Some(self.not_kept(self.not_recorded?, "keep a record of the holder"))
+    }
+
+    fn not_kept(&self, reason: NotKept, operation: &'static str) -> Error {
         let path = self.handle.path();
-        Some(match self.not_recorded? {
-            NotKept::Refused(reason) => Error::unsupported(path, OPERATION, reason),
+        match reason {
+            NotKept::Refused(reason) => Error::unsupported(path, operation, reason),
             NotKept::NotOpened(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
                 let reason = "the lock file cannot be opened for writing";
-                Error::Permission { path, operation: OPERATION, reason, source: errno.into() }
+                Error::Permission { path, operation, reason, source: errno.into() }
             }
-            NotKept::NotOpened(errno) | NotKept::NotWritten(errno) => {
-                Error::io(path, OPERATION, errno)
+            NotKept::NotOpened(errno) | NotKept::NotWritten(errno) | NotKept::NotSynced(errno) => {
+                Error::io(path, operation, errno)
             }
-        })
+            NotKept::Ahead(stored) => Error::TokenAhead { path, operation, stored },
+        }
     }
 
     fn require(&self, operation: &'static str) -> Result<()> {
@@ -313,8 +355,8 @@ impl Hold {
         if self.was_let_go() && !self.is_current() {
             return Err(self.lose(OPERATION));
         }
-        self.keep_record();
-        Ok(())
+        // Without a token it stays shared, which for `flock` may fail in its turn.
+        self.keep_record(OPERATION).or_else(|refused| self.downgrade().and(Err(refused)))
     }
 
     /// Whether a change of mode lets the lock go for a moment. In it somebody else may have been

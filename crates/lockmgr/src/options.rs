@@ -85,6 +85,9 @@ pub(crate) struct Settings {
     /// What exclusive holders write into the lock file. One allocation, so that the rest of the
     /// settings stays as cheap to pass on as it is without.
     pub(crate) record: Option<Arc<Wanted>>,
+    /// Exclusive holds get a token; there is a record then.
+    pub(crate) fenced: bool,
+    pub(crate) durable: bool,
 }
 
 /// Whether acquisitions pass the gate.
@@ -109,6 +112,8 @@ impl Default for Settings {
             reentrant: false,
             fairness: Fairness::Off,
             record: None,
+            fenced: false,
+            durable: false,
             deadlock: OnDeadlock::Ignore,
         }
     }
@@ -262,7 +267,8 @@ impl FileLockOptions {
     /// [`not_recorded`](crate::FileLockGuard::not_recorded) says why there is no record. A lock on a
     /// byte range has none, because others may hold the other bytes.
     ///
-    /// Off takes [`note`](Self::note) and [`record_command`](Self::record_command) back.
+    /// Off takes [`note`](Self::note), [`record_command`](Self::record_command) and
+    /// [`fenced`](Self::fenced) back.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?; let path = dir.path().join("a.lock");
@@ -279,6 +285,7 @@ impl FileLockOptions {
             self.wanted();
         } else {
             self.settings.record = None;
+            self.settings.fenced = false;
         }
         self
     }
@@ -298,6 +305,120 @@ impl FileLockOptions {
         I::Item: Into<OsString>,
     {
         self.wanted().command = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Whether every exclusive hold gets a token (off): a number that grows with each of them, by which
+    /// a resource can refuse whoever comes late. Implies [`record`](Self::record), in which the last
+    /// token is kept.
+    ///
+    /// The kernel takes the lock from a process that dies, and from nobody else. But what a process has
+    /// *sent* can arrive when its sender has long gone: a request on its way to a server, a job in a
+    /// queue. If each request carries the holder's [token](crate::FileLockGuard::token), and the
+    /// resource remembers the greatest one it has seen, it can refuse those from before.
+    ///
+    /// # What is promised
+    /// Each exclusive hold, also one by [`try_upgrade`](crate::FileLockGuard::try_upgrade), has a
+    /// greater token than all before it, as long as the lock file survives: whoever crashes, and
+    /// wherever a write of the record stops. Tokens are the microseconds since 1970 by the wall clock, or
+    /// one more than the last token if that is more. They have 16 digits, and stay below 2^53 until the
+    /// year 2255: every JSON reader keeps them.
+    ///
+    /// When the lock file is deleted or cut, and after a power failure without
+    /// [`durable`](Self::durable), the next token is as good as the clock: greater, unless the clock was
+    /// set back meanwhile. All who take the lock have to be fenced: holds that are not get no token and
+    /// leave the last one as it is.
+    ///
+    /// A shared hold has no token. Others hold the lock as well, so there is no order among
+    /// them that a resource could check. An [adopted](crate::OwnedFileLockGuard::adopt) one has none
+    /// either: hand the number over, too.
+    ///
+    /// # Errors
+    /// Unlike a note, the token is not best effort. An exclusive acquisition fails, and releases the
+    /// lock, where the lock file cannot carry a record ([`Error::Unsupported`]; see
+    /// [`record`](Self::record)) or may not be written ([`Error::Permission`], [`Error::Io`]).
+    /// [`Error::TokenAhead`]: the last token is more than a day ahead of the clock. It was
+    /// forged, or the clock was wrong then or is now. It is not followed, for nobody could take it back,
+    /// and not lowered either. Set the clock right; if that is right, delete the lock file while nobody
+    /// works under it, and see to the resource, which may have seen the number. (A day, so that a clock
+    /// that was in the wrong time zone stops nobody.)
+    ///
+    /// Opening refuses byte ranges and [removal on release](Self::remove_on_release), which would forget
+    /// the last token.
+    ///
+    /// # Example
+    /// A resource that checks: here a file with the last token in front of its content. Whoever it is
+    /// that writes, a check and the write that it allows have to be one step. A database has
+    /// transactions for that (`UPDATE … WHERE token <= ?`), a server a mutex; for this file, where every
+    /// writer is a process of its own, it is another lock, held for a moment.
+    ///
+    /// ```
+    /// use std::fs;
+    /// use std::path::{Path, PathBuf};
+    /// use lockmgr::FileLock;
+    ///
+    /// struct Resource {
+    ///     path: PathBuf,
+    /// }
+    ///
+    /// impl Resource {
+    ///     /// Writes, unless somebody with a greater token has been here.
+    ///     fn write(&self, token: u64, text: &str) -> Result<(), Box<dyn std::error::Error>> {
+    ///         let step = FileLock::open(self.path.with_extension("step"))?;
+    ///         let _guard = step.lock()?;
+    ///         let content = fs::read_to_string(&self.path).unwrap_or_default();
+    ///         let last = content.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    ///         if token < last {
+    ///             return Err(format!("too late: {token} comes after {last}").into());
+    ///         }
+    ///         // What replaces a file at once is never half written.
+    ///         let new = self.path.with_extension("new");
+    ///         fs::write(&new, format!("{token} {text}"))?;
+    ///         Ok(fs::rename(new, &self.path)?)
+    ///     }
+    /// }
+    ///
+    /// # let dir = tempfile::tempdir()?; let dir = dir.path();
+    /// let resource = Resource { path: dir.join("resource") };
+    /// let lock = FileLock::options().fenced(true).open(dir.join("a.lock"))?;
+    ///
+    /// // The first holder prepares a request, and dies before it is delivered.
+    /// let guard = lock.lock()?;
+    /// let delayed = (guard.token().expect("it is fenced"), "from the first");
+    /// drop(guard);
+    ///
+    /// // The second one works.
+    /// let guard = lock.lock()?;
+    /// let token = guard.token().expect("it is fenced");
+    /// resource.write(token, "from the second")?;
+    /// resource.write(token, "from the second, again")?;
+    ///
+    /// // Now the old request arrives.
+    /// let refused = resource.write(delayed.0, delayed.1).unwrap_err();
+    /// assert!(refused.to_string().starts_with("too late"));
+    /// assert!(fs::read_to_string(dir.join("resource"))?.ends_with("from the second, again"));
+    /// # drop(guard);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn fenced(mut self, on: bool) -> Self {
+        if on {
+            self.wanted();
+        }
+        self.settings.fenced = on;
+        self
+    }
+
+    /// Whether records, tokens and [successes](crate::FileLockGuard::mark_success) are on their disk
+    /// before the guard, or the call, returns (off): so that they outlast a power failure.
+    ///
+    /// One `fdatasync` for each exclusive hold, and for each lock file that is opened an `fsync` of its
+    /// directory. That takes as long as the disk takes; on some, tens of milliseconds. Directories made
+    /// by [`create_parents`](Self::create_parents) are not synced themselves.
+    ///
+    /// # References
+    /// `fsync(2)`
+    pub fn durable(mut self, on: bool) -> Self {
+        self.settings.durable = on;
         self
     }
 
@@ -383,6 +504,14 @@ impl FileLockOptions {
         }
         if fairness == Fairness::Required && mechanism == Mechanism::Ofd && range.gate().is_none() {
             return refuse("a lock on the very last byte there can be cannot be fair");
+        }
+        if self.settings.fenced && range != Range::WHOLE {
+            return refuse("a lock on a byte range has no fencing token; lock the whole file");
+        }
+        if self.settings.fenced && remove_on_release {
+            return refuse(
+                "removal on release would forget the last fencing token; leave the lock file there",
+            );
         }
         if remove_on_release && range != Range::WHOLE {
             return refuse(

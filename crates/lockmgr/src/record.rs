@@ -8,7 +8,8 @@
 //! 2. *It is written by whoever holds the lock exclusively*, and by nobody else.
 //! 3. *It is believed only as far as the kernel agrees*: the process that it names must hold the lock
 //!    now ([`mod@believe`]). So what a crash leaves behind says nothing about the next holder.
-//! 4. *What is not about one holder outlives it*: [`Lasting`] goes from record to record.
+//! 4. *What is not about one holder outlives it*: [`Lasting`] goes from record to record, and the token
+//!    among it survives a write that stops anywhere ([`mod@token`]).
 //!
 //! The parser takes bytes that anybody may have written; it is total, and what does not fit the
 //! format is no record.
@@ -17,11 +18,15 @@ pub(crate) mod believe;
 mod here;
 mod keep;
 mod line;
+mod success;
+mod token;
 
 use std::ffi::OsString;
 use std::time::SystemTime;
 
-pub(crate) use keep::{NotKept, keep};
+pub(crate) use keep::{Keeping, NotKept, keep};
+pub use success::last_success;
+pub(crate) use success::mark_success;
 
 /// How every record of ours begins.
 const PREFIX: &[u8] = b"{\"lockmgr\":1";
@@ -61,9 +66,11 @@ pub struct Record {
     pub command: Vec<String>,
     /// The holder's free text.
     pub note: Option<String>,
-    /// The fencing token of the last hold that had one.
+    /// The fencing token of the last hold that had one
+    /// ([`FileLockOptions::fenced`](crate::FileLockOptions::fenced)).
     pub token: Option<u64>,
-    /// When the last run that succeeded ended.
+    /// When the last run that succeeded ended, as far as somebody noted it
+    /// ([`mark_success`](crate::FileLockGuard::mark_success)).
     pub last_success: Option<SystemTime>,
 }
 

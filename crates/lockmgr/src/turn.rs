@@ -298,8 +298,14 @@ impl Turn {
         })
     }
 
-    /// Turns the granted lock into a hold. `bound` holds cannot leave the calling thread.
-    pub(crate) fn settle(mut self, bound: bool, waited: Duration) -> Hold {
+    /// Turns the granted lock into a hold. `bound` holds cannot leave the calling thread. Fails, and
+    /// releases the lock, only for want of a fencing token.
+    pub(crate) fn settle(
+        mut self,
+        operation: &'static str,
+        bound: bool,
+        waited: Duration,
+    ) -> Result<Hold> {
         let handle = self.handle.take().expect(UNSETTLED);
         let description = self.description.take().expect("the lock was granted on a description");
         let mode = self.mode;
@@ -322,8 +328,8 @@ impl Turn {
         }
         events::acquired(&handle, mode, waited);
         let mut hold = Hold::new(handle, description, self.generation, mode, bound, waited);
-        hold.keep_record();
-        hold
+        hold.keep_record(operation)?;
+        Ok(hold)
     }
 }
 

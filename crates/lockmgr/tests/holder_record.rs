@@ -382,8 +382,10 @@ fn what_is_about_the_lock_outlives_its_holders() {
         let path = dir.path().join("a.lock");
         for left in [
             "{\"lockmgr\":1,\"token\":1764000000000000,\"last_success\":\"2026-01-02T03:04:05Z\"}\n",
-            "{\"lockmgr\":1,\"pid\":1,\"token\":1764000000000000,\
-             \"last_success\":\"2026-01-02T03:04:05Z\"}",
+            "{\"lockmgr\":1,\"token\":1764000000000000,\
+             \"last_success\":\"2026-01-02T03:04:05Z\",\"pid\":1,\"boo",
+            "{\"lockmgr\":1,\"last_success\":\"2026-01-02T03:04:05Z\",\"pid\":1,\
+             \"token_again\":1764000000000000}",
         ] {
             fs::write(&path, left).unwrap();
             assert_eq!(Record::of_lock(&path), None);

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueHint};
 
-use super::{AcquireArgs, values};
+use super::{AcquireArgs, LastingArgs, values};
 
 /// Run a command while holding a lock
 ///
@@ -66,6 +66,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) note: Option<OsString>,
 
+    #[command(flatten)]
+    pub(crate) lasting: LastingArgs,
+
     /// Become the command instead of waiting for it
     ///
     /// The command takes over lockmgr's process, and holds the lock until the last process that has
@@ -102,10 +105,12 @@ Examples:
   lockmgr run -s ./data.lock -- ./report.sh      beside other readers
   lockmgr run -m ofd --range 100+50 ./db ./fix   excludes fcntl(2) users of these bytes
   lockmgr run deploy -c 'make && make install'   a shell command
+  lockmgr run --every 1d report ./report.sh      once a day, however often it is started
+  lockmgr run --fenced deploy ./deploy.sh        with a growing number in $LOCKMGR_TOKEN
   lockmgr run --system apt-mirror ./sync.sh      one lock for all users
 
 Exit status:
-  the command's; 128+N when signal N ended it; 126 and 127 when it cannot be executed or is
+  the command's; 0 when --every skips it; 128+N when signal N ended it; 126 and 127 when it cannot be executed or is
   not found; 75 (or -E) busy, timed out, or --deadlock=fail; 64 wrong usage; 73 the lock file
   cannot be opened or created; 74 another failure of the system
 
@@ -125,8 +130,8 @@ impl RunArgs {
         for id in matches.ids().map(clap::Id::as_str) {
             let typed = matches.value_source(id) == Some(ValueSource::CommandLine);
             // Groups, such as the one of a flattened struct, are ids as well, and have no values.
-            let is_option =
-                !matches!(id, "lock" | "command" | "shell_command" | "RunArgs" | "AcquireArgs");
+            let is_option = !matches!(id, "lock" | "command" | "shell_command")
+                && !matches!(id, "RunArgs" | "AcquireArgs" | "LastingArgs");
             if typed && is_option && matches.index_of(id).is_some_and(|index| index > lock) {
                 let name = id.replace('_', "-");
                 return Err(format!(

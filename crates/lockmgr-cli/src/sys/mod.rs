@@ -14,3 +14,4 @@ pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod terminal;
 pub(crate) mod text;
+pub(crate) mod token;

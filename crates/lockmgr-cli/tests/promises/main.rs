@@ -6,6 +6,7 @@ mod bad_input;
 mod daemon_left_behind;
 mod deadlock_option;
 mod deadlocks;
+mod every_and_fenced;
 mod exit_codes;
 mod fd_forms;
 mod flock;

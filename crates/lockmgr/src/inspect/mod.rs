@@ -53,7 +53,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-pub use crate::record::Record;
+pub use crate::record::{Record, last_success};
 pub use contention::Contention;
 pub use graph::{Deadlock, Link};
 pub use lookout::{Lookout, Pauses};

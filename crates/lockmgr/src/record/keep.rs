@@ -1,6 +1,7 @@
 //! Writing the record, into a lock file that this process holds exclusively and as a whole.
 //!
-//! In this order, and each step gives up quietly: no lock was ever refused for want of a record.
+//! In this order, and each step gives up quietly: no lock was ever refused for want of a record. (Of a
+//! token it is: [`Keeping::fenced`].)
 //!
 //! 1. The file is regular, has no other name, and its content is nothing or ours. What counts is what
 //!    can be read, not the size: files of `/proc` say that they are empty. (With another name, a hard
@@ -12,9 +13,12 @@
 //! 4. One `pwrite` replaces the whole content: a record that is shorter than the old one is filled up
 //!    with blanks in front of its newline, so that no crash leaves a rest behind it. Only then is it
 //!    cut to its length, without the newline, which comes last. At each point the file holds one
-//!    record, finished or not, and nothing else.
+//!    record, finished or not, and nothing else; and the token of either record can be read from it
+//!    ([`token`]).
+//! 5. If a write fails half-way, the old content is put back.
+//! 6. If it is to last beyond a power failure, file and directory are synced before anybody is told.
 //!
-//! References: `pwrite(2)`, `ftruncate(2)`, `getrlimit(2)`.
+//! References: `pwrite(2)`, `ftruncate(2)`, `getrlimit(2)`, `fdatasync(2)`.
 
 use std::ffi::OsStr;
 use std::time::{Duration, SystemTime};
@@ -25,7 +29,7 @@ use rustix::process::{Resource, getpid, getrlimit};
 use rustix::system::uname;
 
 use super::here::Here;
-use super::{LONGEST, Record, START_LEN, Wanted, is_ours, line, preserved};
+use super::{LONGEST, Lasting, Record, START_LEN, Wanted, is_ours, line, preserved, token};
 use crate::description::{Description, Place};
 use crate::mode::Range;
 use crate::sys::file::{self, KeptFile};
@@ -38,15 +42,52 @@ pub(crate) enum NotKept {
     /// The lock file cannot be opened for writing.
     NotOpened(Errno),
     NotWritten(Errno),
+    NotSynced(Errno),
+    /// The stored token cannot have come about honestly.
+    Ahead(u64),
 }
 
-/// Writes the record of this process, which has just been granted the lock exclusively.
+/// What a record is to be good for, besides being read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keeping {
+    /// Give the hold a token of its own.
+    pub(crate) fenced: bool,
+    /// Sync.
+    pub(crate) durable: bool,
+}
+
+/// Writes the record of this process, which has just been granted the lock exclusively. Returns the
+/// token of the hold, if it was to get one.
 pub(crate) fn keep(
     description: &Description,
     place: Option<&Place>,
     wanted: &Wanted,
-) -> Result<(), NotKept> {
-    let place = place.ok_or(NotKept::Refused("the program opened the file for itself"))?;
+    keeping: Keeping,
+) -> Result<Option<u64>, NotKept> {
+    let mut start = [0; START_LEN];
+    let old = content(description, place, &mut start)?;
+    let mut lasting = preserved(old);
+    if keeping.fenced {
+        let next = token::next(lasting.token, SystemTime::now()).map_err(NotKept::Ahead)?;
+        lasting.token = Some(next);
+    }
+    let line = of_this_process(wanted, lasting)
+        .and_then(|record| line::written(&record))
+        .or_else(|| keeping.fenced.then(|| line::of_lasting(lasting)))
+        .ok_or(NotKept::Refused("there is no /proc to tell what this process is"))?;
+    write(description, place, old, line, keeping.durable)?;
+    Ok(lasting.token.filter(|_| keeping.fenced))
+}
+
+/// The lock file's content, if it is for us to replace.
+pub(super) fn content<'a>(
+    description: &Description,
+    place: Option<&Place>,
+    start: &'a mut [u8; START_LEN],
+) -> Result<&'a [u8], NotKept> {
+    if place.is_none() {
+        return Err(NotKept::Refused("the program opened the file for itself"));
+    }
     if description.range != Range::WHOLE {
         return Err(NotKept::Refused(
             "the lock covers a range of the file, and others may hold the other bytes",
@@ -60,46 +101,80 @@ pub(crate) fn keep(
     if !status.one_name {
         return Err(NotKept::Refused("it has another name, a hard link"));
     }
-    let mut start = [0; START_LEN];
-    let old = file::read_start(locked, &mut start).ok().filter(|start| is_ours(start)).ok_or(
-        NotKept::Refused("it holds data that lockmgr did not write; lock an empty file instead"),
-    )?;
+    file::read_start(locked, start).ok().filter(|start| is_ours(start)).ok_or(NotKept::Refused(
+        "it holds data that lockmgr did not write; lock an empty file instead",
+    ))
+}
 
-    let line = of_this_process(wanted, old)
-        .and_then(|record| line::written(&record))
-        .ok_or(NotKept::Refused("there is no /proc to tell what this process is"))?;
+/// Replaces the content by this line.
+pub(super) fn write(
+    description: &Description,
+    place: Option<&Place>,
+    old: &[u8],
+    line: Vec<u8>,
+    durable: bool,
+) -> Result<(), NotKept> {
+    let place = place.ok_or(NotKept::Refused("the program opened the file for itself"))?;
     if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < LONGEST as u64) {
         return Err(NotKept::NotWritten(Errno::FBIG));
     }
-    if description.may_write() {
-        replace(locked, old.len(), line)
+    let visit;
+    let file = if description.may_write() {
+        description.file()
     } else {
-        let visit = description
+        visit = description
             .visit(place)
             .map_err(NotKept::NotOpened)?
             .ok_or(NotKept::Refused("its path names another file by now"))?;
-        replace(visit.file(), old.len(), line)
+        visit.file()
+    };
+    replace(file, old, line).map_err(NotKept::NotWritten)?;
+    if durable {
+        file::sync(file).map_err(NotKept::NotSynced)?;
+        description.sync_directory(place).map_err(NotKept::NotSynced)?;
     }
-    .map_err(NotKept::NotWritten)
+    Ok(())
 }
 
-fn replace(file: &KeptFile, old_len: usize, mut line: Vec<u8>) -> Result<(), Errno> {
-    let end = line.len() - 1;
-    if old_len <= line.len() {
-        return file::write_at(file, &line, 0);
+fn replace(file: &KeptFile, old: &[u8], line: Vec<u8>) -> Result<(), Errno> {
+    steps(old.len(), line).iter().try_for_each(|step| step.make(file)).inspect_err(|_| {
+        // It was there before, so there is room for it. If even that fails, nothing is lost: see
+        // `token`.
+        let _torn = file::write_at(file, old, 0).and_then(|()| file::cut(file, old.len() as u64));
+    })
+}
+
+/// One system call of a replacement.
+#[derive(Debug)]
+enum Step {
+    Write(Vec<u8>, usize),
+    Cut(usize),
+}
+
+impl Step {
+    fn make(&self, file: &KeptFile) -> Result<(), Errno> {
+        match self {
+            Self::Write(bytes, offset) => file::write_at(file, bytes, *offset as u64),
+            Self::Cut(length) => file::cut(file, *length as u64),
+        }
     }
+}
+
+/// What makes this line, with its newline, the whole content.
+fn steps(old_len: usize, mut line: Vec<u8>) -> Vec<Step> {
+    if old_len <= line.len() {
+        return vec![Step::Write(line, 0)];
+    }
+    let end = line.len() - 1;
     line.truncate(end);
     line.resize(old_len - 1, b' ');
     line.push(b'\n');
-    file::write_at(file, &line, 0)?;
-    file::cut(file, end as u64)?;
-    file::write_at(file, b"\n", end as u64)
+    vec![Step::Write(line, 0), Step::Cut(end), Step::Write(b"\n".to_vec(), end)]
 }
 
-fn of_this_process(wanted: &Wanted, old: &[u8]) -> Option<Record> {
+fn of_this_process(wanted: &Wanted, lasting: Lasting) -> Option<Record> {
     let here = Here::get()?;
     let text = |word: &OsStr| word.to_string_lossy().into_owned();
-    let lasting = preserved(old);
     Some(Record {
         pid: getpid().as_raw_nonzero().get().unsigned_abs(),
         start: here.start,
@@ -119,8 +194,11 @@ fn of_this_process(wanted: &Wanted, old: &[u8]) -> Option<Record> {
 }
 
 /// Finer than people care for is only longer.
-fn in_milliseconds(time: SystemTime) -> SystemTime {
+pub(super) fn in_milliseconds(time: SystemTime) -> SystemTime {
     let nanoseconds =
         time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.subsec_nanos());
     time - Duration::from_nanos(u64::from(nanoseconds % 1_000_000))
 }
+
+#[cfg(test)]
+mod tests;

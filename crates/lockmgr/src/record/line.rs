@@ -1,7 +1,8 @@
 //! The line itself: from a [`Record`] to at most [`LONGEST`] bytes, and back.
 //!
-//! What has to be there to confirm a record, and what outlives its holder, always fits. The note and
-//! the command share what is left, and are cut between characters; `…` says that they were. Control
+//! What outlives its holder stands in front, at the same place in every line, so that a write that stops
+//! half-way does not lose it ([`mod@token`]). It always fits, and so does what has to be there to
+//! confirm a record. The note and the command share what is left, and are cut between characters; `…` says that they were. Control
 //! characters and those that turn the direction of writing are escaped: a lock file can be looked at
 //! with `cat`.
 
@@ -11,7 +12,8 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{LONGEST, Lasting, Record, is_ours};
+use super::token::{self, AGAIN, FIRST};
+use super::{LONGEST, Lasting, PREFIX, Record, is_ours};
 
 /// How many bytes each of these may take in the line, quotes included.
 const BOOT: usize = 80;
@@ -24,8 +26,8 @@ const CUT: char = '…';
 
 /// Writes the record. `None` for a time that RFC 3339 has no words for.
 pub(super) fn written(record: &Record) -> Option<Vec<u8>> {
-    let mut head = String::with_capacity(512);
-    write!(head, "{{\"lockmgr\":1,\"pid\":{},\"start\":{}", record.pid, record.start).ok()?;
+    let mut head = beginning(Lasting { token: record.token, last_success: record.last_success });
+    write!(head, ",\"pid\":{},\"start\":{}", record.pid, record.start).ok()?;
     for (name, text, room) in
         [("boot", &record.boot, BOOT), ("host", &record.host, NAME), ("user", &record.user, NAME)]
     {
@@ -37,19 +39,36 @@ pub(super) fn written(record: &Record) -> Option<Vec<u8>> {
     if let Some(note) = &record.note {
         write!(tail, ",\"note\":{}", Quoted::of(note, NOTE).text).ok()?;
     }
-    if let Some(token) = record.token {
-        write!(tail, ",\"token\":{token}").ok()?;
-    }
-    if let Some(last_success) = record.last_success.and_then(timestamp) {
-        write!(tail, ",\"last_success\":\"{last_success}\"").ok()?;
-    }
-    tail.push_str("}\n");
+    tail.push_str(&ending(record.token));
 
     head.push_str(",\"command\":[");
     tail.insert(0, ']');
     push_words(&mut head, &record.command, LONGEST - tail.len());
     head.push_str(&tail);
     Some(head.into_bytes())
+}
+
+/// A record that tells of no holder, only of what outlives them.
+pub(super) fn of_lasting(lasting: Lasting) -> Vec<u8> {
+    (beginning(lasting) + &ending(lasting.token)).into_bytes()
+}
+
+fn beginning(lasting: Lasting) -> String {
+    let mut line = String::with_capacity(512);
+    line.push_str(&String::from_utf8_lossy(PREFIX));
+    // A `String` takes everything.
+    if let Some(token) = lasting.token.filter(|token| token::is_token(*token)) {
+        let _ = write!(line, "{FIRST}{token}");
+    }
+    if let Some(last_success) = lasting.last_success.and_then(timestamp) {
+        let _ = write!(line, ",\"last_success\":\"{last_success}\"");
+    }
+    line
+}
+
+fn ending(token: Option<u64>) -> String {
+    let again = token.filter(|token| token::is_token(*token));
+    again.map_or_else(String::new, |token| format!("{AGAIN}{token}")) + "}\n"
 }
 
 /// Appends as many of the words as fit, up to this length of the whole.
@@ -163,16 +182,19 @@ pub(super) fn parsed(content: &[u8]) -> Option<Record> {
 
 /// What outlives the holder, as far as it can be understood.
 pub(super) fn lasting(content: &[u8]) -> Lasting {
-    // Most records have neither, and then need not be understood at every start of `lockmgr run`.
-    let has = |name: &[u8]| content.windows(name.len()).any(|part| part == name);
-    if !has(b"\"token\"") && !has(b"\"last_success\"") {
+    if !is_ours(content) {
         return Lasting::default();
     }
-    let Some(map) = object(content) else { return Lasting::default() };
-    Lasting {
-        token: map.get("token").and_then(Value::as_u64),
-        last_success: map.get("last_success").and_then(time),
-    }
+    Lasting { token: token::read(content), last_success: last_success(content) }
+}
+
+/// Stands in the front, if anywhere: found in a line that was not finished, too.
+fn last_success(content: &[u8]) -> Option<SystemTime> {
+    let name = b",\"last_success\":\"";
+    let at = content.windows(name.len()).position(|part| part == name)? + name.len();
+    let length = content[at..].iter().position(|byte| *byte == b'"')?;
+    let text = std::str::from_utf8(&content[at..at + length]).ok()?;
+    Some(text.parse::<Timestamp>().ok()?.into())
 }
 
 fn object(content: &[u8]) -> Option<Map<String, Value>> {

@@ -4,7 +4,7 @@
 //! started with its standard output closed must not print into a lock file), and lists the
 //! descriptor for the at-fork handler ([`fork`]).
 //!
-//! References: `open(2)`, `stat(2)`, `pwrite(2)`, `ftruncate(2)`, `unlink(2)`, `fcntl(2)`.
+//! References: `open(2)`, `stat(2)`, `pwrite(2)`, `ftruncate(2)`, `fsync(2)`, `unlink(2)`, `fcntl(2)`.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -428,6 +428,22 @@ pub(crate) fn write_at(file: impl AsFd, bytes: &[u8], offset: u64) -> Result<(),
 /// Cuts the file to this length.
 pub(crate) fn cut(file: impl AsFd, length: u64) -> Result<(), Errno> {
     retry(|| rustix::fs::ftruncate(&file, length))
+}
+
+/// Waits until the file's content is on its disk.
+pub(crate) fn sync(file: impl AsFd) -> Result<(), Errno> {
+    retry(|| rustix::fs::fdatasync(&file))
+}
+
+/// Waits until the names in the directory, which may be one of [`open_directory`], are on its disk.
+pub(crate) fn sync_directory(directory: &KeptFile) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |_again| {
+        retry(|| rustix::fs::openat(directory, c".", flags, Permissions::empty()))
+            .and_then(above_standard_streams)
+    };
+    let readable = KeptFile::open_with(open, drop)?;
+    retry(|| rustix::fs::fsync(&readable))
 }
 
 /// A cheap clock for "how long ago", in nanoseconds; it may lag by some milliseconds.

@@ -107,6 +107,35 @@ fn lease(file: &File, kind: i32) -> io::Result<()> {
     }
 }
 
+/// From now on the kernel refuses this system call to this thread, and to those that it starts, with
+/// `EIO`.
+pub(crate) fn refuse(call: libc::c_long) {
+    let number = u32::try_from(call).unwrap();
+    let step = |code: u32, jump_true, jump_false, value| libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt: jump_true,
+        jf: jump_false,
+        k: value,
+    };
+    let errno = u32::try_from(libc::EIO).unwrap();
+    let mut filter = [
+        // The number of the call is the first word of `seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program =
+        libc::sock_fprog { len: u16::try_from(filter.len()).unwrap(), filter: filter.as_mut_ptr() };
+    // SAFETY: the call takes four numbers.
+    let promised = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(promised, 0, "{}", io::Error::last_os_error());
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: the program and its steps live until the call is over, and the kernel copies them.
+    let taken = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
+    assert_eq!(taken, 0, "{}", io::Error::last_os_error());
+}
+
 /// Becomes this program anew, in another role, with the signal mask as it is. (`Command::exec`
 /// would empty the mask first.)
 pub(crate) fn become_role(role: &str) -> ! {

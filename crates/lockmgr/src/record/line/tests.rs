@@ -29,7 +29,7 @@ prop_compose! {
         (boot, host, user) in (of.clone(), of.clone(), of.clone()),
         (command, note) in (vec(of.clone(), 0..60), option::of(of)),
         (since, last_success) in (when(), option::of(when())),
-        token in option::of(any::<u64>()),
+        token in option::of(1_000_000_000_000_000..10_000_000_000_000_000_u64),
     ) -> Record {
         Record {
             pid, start, boot, host, user, pidns, since, command, note, token, last_success,
@@ -143,15 +143,22 @@ fn a_record_is_complete_or_none() {
 #[test]
 fn what_lasts_is_found_without_a_holder() {
     let read = |text: &str| preserved(text.as_bytes());
-    let time = Some(UNIX_EPOCH + Duration::from_secs(1));
-    for text in [
-        "{\"lockmgr\":1,\"token\":9,\"last_success\":\"1970-01-01T00:00:01Z\"}\n",
-        "{\"lockmgr\":1,\"token\":9,\"last_success\":\"1970-01-01T01:00:01+01:00\"}",
-    ] {
-        assert_eq!(read(text), Lasting { token: Some(9), last_success: time });
+    let lasting = Lasting {
+        token: Some(1_763_800_000_000_000),
+        last_success: Some(UNIX_EPOCH + Duration::from_secs(1)),
+    };
+    let text =
+        "{\"lockmgr\":1,\"token\":1763800000000000,\"last_success\":\"1970-01-01T00:00:01Z\"";
+    for rest in ["}\n", "}", ",\"pid\":7,\"sta", ""] {
+        assert_eq!(read(&format!("{text}{rest}")), lasting, "{rest}");
     }
+    assert_eq!(
+        of_lasting(lasting),
+        format!("{text},\"token_again\":1763800000000000}}\n").into_bytes()
+    );
+    assert_eq!(of_lasting(Lasting::default()), b"{\"lockmgr\":1}\n");
     assert_eq!(read("{\"lockmgr\":1,\"token\":\"9\",\"last_success\":9}"), Lasting::default());
-    assert_eq!(read("{\"token\":9}"), Lasting::default());
+    assert_eq!(read("{\"token\":1763800000000000}"), Lasting::default());
 }
 
 #[test]

@@ -9,20 +9,21 @@
 //! 3. When the command has ended, the lock is released by name, not by closing: a process that the
 //!    command left in the background has the descriptor, too, and must not keep the lock.
 
-use std::ffi::OsString;
+mod lasting;
+mod locks;
+
 use std::io;
 use std::mem;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use lockmgr::name::{self, Scope};
-use lockmgr::{Acquire, Error, FileLock, FileLockGuard, Mechanism, Mode};
+use lockmgr::{Acquire, FileLockGuard};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, WaitStatus};
 
 use crate::child::{self, Trouble};
-use crate::cli::{AcquireArgs, OnDeadlock, RunArgs, Wait};
+use crate::cli::{AcquireArgs, RunArgs};
 use crate::duration::show;
 use crate::exit::{self, Failure, Status};
 use crate::say::say;
@@ -30,6 +31,9 @@ use crate::sys::signals::{self, Unignored};
 use crate::sys::spawn::{self, Argv};
 use crate::waiting::{self, Awaited};
 use crate::{command, finish, printable};
+
+use locks::the_lock;
+pub(crate) use locks::{check_mechanism, free_a_signal};
 
 pub(crate) fn run(args: RunArgs) -> Status {
     let quiet = args.acquire.quiet;
@@ -39,7 +43,7 @@ pub(crate) fn run(args: RunArgs) -> Status {
 fn try_run(mut args: RunArgs) -> Result<Status, Failure> {
     let words = command::words(mem::take(&mut args.command), args.shell_command.take());
     let lock = the_lock(&args, &words)?;
-    let RunArgs { acquire: how, note, no_fork, hold_tree, .. } = args;
+    let RunArgs { acquire: how, note, no_fork, hold_tree, lasting, .. } = args;
     let program = Argv::new(words);
     let mut ignored = Unignored::default();
     free_a_signal(&how, &mut ignored);
@@ -50,65 +54,14 @@ fn try_run(mut args: RunArgs) -> Result<Status, Failure> {
     if note.is_some() {
         tell_if_not_kept(&how, &guard);
     }
+    if lasting::is_too_early(&lasting, &guard, how.quiet) {
+        return Ok(exit::OK);
+    }
+    lasting::tell_the_command(&guard);
     if no_fork {
         Err(become_the_command(&guard, &program, &ignored))
     } else {
-        supervise(guard, &how, &program, ignored, hold_tree)
-    }
-}
-
-/// The lock that the options describe, for a command of these words; nothing is opened yet, so that the deadline covers it.
-fn the_lock(args: &RunArgs, words: &[OsString]) -> Result<FileLock, Failure> {
-    let of_lock = |error: Error| Failure::of_lock(&error, args.acquire.busy_exit_code);
-    check_mechanism(&args.acquire)?;
-    if args.acquire.mechanism == Mechanism::Posix && !args.no_fork {
-        return Err(Failure::usage(
-            "a posix lock belongs to one process and the command could not inherit it: \
-             use -m ofd (the same kind of lock, inherited), or --no-fork",
-        ));
-    }
-    if args.lock.is_empty() {
-        return Err(Failure::usage("the lock's name is empty"));
-    }
-    if args.system && name::is_path(&args.lock) {
-        return Err(Failure::usage("--system is for names, and LOCK is a path; leave it out"));
-    }
-    let scope = if args.system { Scope::System } else { Scope::User };
-    let mut options = FileLock::options()
-        .mechanism(args.acquire.mechanism)
-        .create(!args.no_create)
-        .remove_on_release(args.remove);
-    // Without a note, what cannot be recorded is not tried.
-    if args.note.is_some() || args.acquire.mode() == Mode::Exclusive {
-        options = options.record_command(words);
-    }
-    if let Some(note) = &args.note {
-        options = options.note(printable(note));
-    }
-    if let Some(range) = args.acquire.range {
-        options = options.range(range);
-    }
-    if let Some(mode) = args.mode {
-        options = options.creation_mode(mode);
-    }
-    options.open_named_lazy(&args.lock, scope).map_err(of_lock)
-}
-
-/// Refuses what no mechanism can do, and says which one can.
-pub(crate) fn check_mechanism(how: &AcquireArgs) -> Result<(), Failure> {
-    if how.range.is_some() && how.mechanism == Mechanism::Flock {
-        return Err(Failure::usage(
-            "flock locks whole files: for a --range use -m ofd, with everybody who uses this lock",
-        ));
-    }
-    Ok(())
-}
-
-/// A deadline (or the end of a deadlock) interrupts the wait by a real-time signal that nobody uses. Some daemons start their
-/// children with every signal ignored; then this one is taken back.
-pub(crate) fn free_a_signal(how: &AcquireArgs, ignored: &mut Unignored) {
-    if matches!(how.wait(), Wait::For(_)) || how.deadlock == OnDeadlock::Fail {
-        ignored.take(libc::SIGRTMAX());
+        supervise(guard, &how, &program, ignored, hold_tree, lasting.every.is_some())
     }
 }
 
@@ -118,6 +71,7 @@ fn supervise(
     argv: &Argv,
     ignored: Unignored,
     hold_tree: bool,
+    every: bool,
 ) -> Result<Status, Failure> {
     let since = how.verbose.then(Instant::now);
     let path =
@@ -134,6 +88,9 @@ fn supervise(
         Err(Trouble::NotStarted(error) | Trouble::NotForked(error)) => Err(error),
         Ok(ended) => Ok(ended),
     };
+    if ended.as_ref().is_ok_and(|ended| ended.status.exit_status() == Some(0)) {
+        lasting::note_success(every, &guard, how.quiet);
+    }
     // The command does not run any more; what is wrong now changes nothing about what it did, so its
     // status stays.
     if let Err(error) = guard.unlock()
