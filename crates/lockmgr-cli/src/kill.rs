@@ -2,8 +2,9 @@
 
 mod aim;
 
+use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lockmgr::inspect::{Holder, Lock, Standing};
@@ -23,6 +24,15 @@ use aim::{Spared, Target, choose, is_same, locks_of};
 
 pub(crate) fn kill(args: &KillArgs) -> Result<Status, Failure> {
     let path = path_of_lock(&args.lock, args.system)?;
+    // Where others can write, a link would let them choose whose holder is signalled.
+    if let Ok(target) = fs::read_link(&path) {
+        let line = format!(
+            "{} is a symbolic link to {}, and not followed; name its target",
+            show::path(&path),
+            show::path(&target)
+        );
+        return Err(Failure::new(exit::CANNOT_OPEN, line));
+    }
     let job = Job { args, shown: show::path(&path), path, targets: Vec::new(), spared: Vec::new() };
     job.done()
 }
@@ -81,8 +91,12 @@ impl Job<'_> {
         for (process, holder) in chosen {
             self.targets.extend(Target::pin(process, holder)?);
         }
+        // Children that have merely inherited it mostly end with the holder: no word about them, unless
+        // there is nobody else.
         for one in &self.spared {
-            self.say(&format!("{} is not signalled: {}", named(&one.holder), one.reason));
+            if self.targets.is_empty() || one.reason != aim::INHERITED {
+                self.say(&format!("{} is not signalled: {}", named(&one.holder), one.reason));
+            }
         }
         if self.targets.is_empty() {
             // He may have ended since the first look, and not been spared.
@@ -241,8 +255,14 @@ impl Job<'_> {
             let line = if who.is_empty() {
                 format!("{shown}: the lock lives on, and nobody is seen to have it")
             } else {
+                let count = who.len();
                 let who = who.join(" and ");
-                format!("{shown}: the lock lives on in {who}, which was not signalled")
+                let (is, them) = if count == 1 { ("was", "it") } else { ("were", "them") };
+                format!(
+                    "{shown}: the lock lives on in {who}, which {is} not signalled; \
+                     `lockmgr kill --inherited {}` signals {them}, too",
+                    show::path(Path::new(&self.args.lock))
+                )
             };
             return (Outcome::Kept, line);
         }

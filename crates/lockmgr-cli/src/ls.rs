@@ -71,6 +71,9 @@ fn redrawn(text: &str, first: bool, screen: &Screen) -> String {
 
 /// The locks that were asked for, in the order that was asked for.
 fn look(args: &LsArgs) -> Result<LockTable, Failure> {
+    if let Some(user) = args.user.as_ref().filter(|user| !is_user(user)) {
+        return Err(Failure::usage(format!("there is no user '{}'", show::text(user))));
+    }
     let mut table = LockTable::snapshot().map_err(|error| Failure::of_table(&error))?;
     if !args.paths.is_empty() {
         restrict(&mut table, &args.paths.iter().map(PathBuf::from).collect::<Vec<_>>())?;
@@ -92,6 +95,15 @@ fn look(args: &LsArgs) -> Result<LockTable, Failure> {
     table.files.retain(|file| !file.locks.is_empty());
     sort(&mut table.files, args.sort);
     Ok(table)
+}
+
+/// Whether it is a number, or a name in `/etc/passwd`, from where the names that are shown come.
+fn is_user(user: &str) -> bool {
+    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+    let mut names = passwd
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.split(|byte| *byte == b':').next().unwrap_or_default());
+    user.parse::<u32>().is_ok() || !user.is_empty() && names.any(|name| name == user.as_bytes())
 }
 
 /// Whether a holder or waiter is such a process.

@@ -345,10 +345,12 @@ impl Looking {
         if self.told.as_ref() == Some(&text) {
             return Verdict::Nothing;
         }
-        let line = format!(
-            "{}: this wait will never end by itself, for it is a deadlock: {text}",
-            watch.name
-        );
+        let end = if watch.deadline.is_some() {
+            "will not end before its time is up"
+        } else {
+            "will never end by itself"
+        };
+        let line = format!("{}: this wait {end}, for it is a deadlock: {text}", watch.name);
         self.told = Some(text);
         Verdict::Warn(line)
     }

@@ -62,7 +62,10 @@ fn for_people(found: &[Found]) -> String {
         if !rows.is_empty() {
             rows.text(Style::Plain, "");
         }
-        let path = show::path(&one.path);
+        // Others may have locked the file by way of the link.
+        let link = std::fs::read_link(&one.path).ok();
+        let link = link.map(|target| format!(" -> {}", show::path(&target)));
+        let path = show::path(&one.path) + &link.unwrap_or_default();
         match &one.file {
             None if one.exists => rows.text(Style::Plain, format!("{path}: free")),
             None => rows.text(Style::Plain, format!("{path}: free (there is no such file)")),

@@ -20,6 +20,10 @@ use crate::cli::KillArgs;
 use crate::exit::Failure;
 use crate::look::{is_a_lock_proper, look_at};
 
+/// Why those are not signalled who have merely inherited the lock.
+pub(super) const INHERITED: &str =
+    "it has inherited the lock and did not take it; --inherited signals it, too";
+
 /// A holder that may be signalled, pinned.
 pub(super) struct Target {
     pub(super) process: Process,
@@ -80,21 +84,35 @@ fn why_not(holder: &Holder, args: &KillArgs) -> Option<&'static str> {
     if pid == std::process::id() {
         return Some("it is this very process, which has inherited the lock");
     }
+    if !args.inherited && is_our_ancestor(pid) {
+        return Some(
+            "this command runs under it, and it may wait for our end; --inherited signals it all \
+             the same",
+        );
+    }
     if pid == 1 && !args.init {
         return Some("it is process 1; --init signals it, too");
     }
     match holder.standing {
         Standing::Verified => None,
         Standing::Inherited | Standing::Unclear if args.inherited => None,
-        Standing::Inherited => {
-            Some("it has inherited the lock and did not take it; --inherited signals it, too")
-        }
+        Standing::Inherited => Some(INHERITED),
         Standing::Unclear => Some(
             "it is one of several that have the lock, and who took it is not known; --inherited \
              signals all of them",
         ),
         _ => Some("this user may not look whether it holds the lock"),
     }
+}
+
+/// Whether the process has started us, or those who have. (Process 1 has an option of its own.)
+fn is_our_ancestor(pid: u32) -> bool {
+    // More generations than anybody has; pids that change hands meanwhile could form a ring.
+    const GENERATIONS: usize = 1000;
+    let parent = |pid: &u32| Some(Process::look(*pid)?.parent).filter(|parent| *parent > 1);
+    std::iter::successors(parent(&std::process::id()), parent)
+        .take(GENERATIONS)
+        .any(|ancestor| ancestor == pid)
 }
 
 /// Whether both are one process: the same pid, and the same start.

@@ -241,3 +241,24 @@ fn a_wrong_command_line_is_64() {
         scratch.run(words).exits(64);
     }
 }
+
+#[test]
+fn what_it_runs_under_is_not_signalled_unasked() {
+    let scratch = Scratch::new();
+    let inner = "\"$LOCKMGR\" kill -y ./l; echo $?";
+    let ended = scratch.run(&["run", "./l", "sh", "-c", inner]);
+    ended.exits(0);
+    assert_eq!(ended.out, "77\n", "{ended:?}");
+    assert!(ended.err.contains("runs under it"), "{ended:?}");
+}
+
+#[test]
+fn a_link_does_not_choose_who_is_signalled() {
+    let scratch = Scratch::new();
+    let mut holder = scratch.holder(&[], "./precious");
+    std::os::unix::fs::symlink("precious", scratch.path("link")).unwrap();
+    scratch.run(&["kill", "-y", "./link"]).exits(73).says(&["symbolic link to precious"]);
+    assert!(is_locked(&scratch.path("precious")));
+    holder.send(rustix::process::Signal::TERM);
+    holder.wait();
+}

@@ -122,7 +122,8 @@ fn filters_leave_what_was_asked_for() {
     assert_eq!(all(&["--pid", &number(&waiter).to_string()]), "busy");
     assert_eq!(all(&["--mine"]), "busy quiet");
     assert_eq!(all(&["--user", &rustix::process::geteuid().as_raw().to_string()]), "busy quiet");
-    assert_eq!(all(&["--user", "no-such-user"]), "");
+    assert_eq!(all(&["--user", "4000000000"]), "");
+    scratch.run(&["ls", "--user", "no-such-user"]).exits(64).says(&["no user 'no-such-user'"]);
     // One file, by another name of it.
     std::os::unix::fs::symlink("quiet", scratch.path("link")).unwrap();
     let told = json(scratch.run(&["ls", "--json", "link"]).exits(0));

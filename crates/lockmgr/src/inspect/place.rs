@@ -20,7 +20,7 @@ use super::devices::Devices;
 use super::fdinfo::FdInfo;
 use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
 
-const LOOK: &str = "look at";
+const LOOK: &str = "look at it";
 
 /// The table of the file that the path names.
 pub(super) fn table_of(path: &Path, effort: Effort) -> Result<LockTable> {
