@@ -5,6 +5,7 @@
 
 mod fd;
 mod kill;
+mod log;
 mod look;
 mod run;
 mod top;
@@ -18,8 +19,9 @@ use lockmgr::{Mechanism, Mode, Range};
 
 pub(crate) use fd::{LockArgs, UnlockArgs};
 pub(crate) use kill::KillArgs;
+pub(crate) use log::LogArgs;
 pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
-pub(crate) use run::RunArgs;
+pub(crate) use run::{LimitArgs, RunArgs};
 pub(crate) use top::TopArgs;
 pub(crate) use values::signal_name;
 pub(crate) use wait::WaitArgs;
@@ -61,6 +63,7 @@ pub(crate) enum Order {
     Wait(WaitArgs),
     Kill(KillArgs),
     Deadlocks(DeadlocksArgs),
+    Log(LogArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
     Top(TopArgs),

@@ -7,9 +7,10 @@
 //! makes it, with `clone`: it borrows our memory while we stand still (`CLONE_VM | CLONE_VFORK`), so
 //! nothing is copied, and `lockmgr run LOCK true` takes a twentieth less than with `fork`.
 //!
-//! The child does four things before the new program replaces it, none of which takes a lock or
-//! allocates: it makes the lock's descriptor inheritable, ignores again and unblocks what
-//! lockmgr changed for itself, and calls `execvp`.
+//! The child does a few things before the new program replaces it, none of which takes a lock or
+//! allocates: it makes the lock's descriptor inheritable, ignores again what lockmgr changed for itself,
+//! makes a process group of its own if it is to have one and takes the terminal into it, unblocks what
+//! lockmgr blocked, and calls `execvp`.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::io;
@@ -56,6 +57,21 @@ pub(crate) struct Inherit<'a> {
     pub(crate) unblock: &'a SignalSet,
     /// What was ignored and is not, for lockmgr's sake.
     pub(crate) ignore: &'a Unignored,
+    /// A process group that the command is to lead; else it stays in ours.
+    pub(crate) own_group: Option<OwnGroup<'a>>,
+}
+
+/// A process group of the command's own.
+pub(crate) struct OwnGroup<'a> {
+    /// The terminal that controls us, and our group: if that has the terminal, the new one gets it.
+    pub(crate) terminal: Option<(BorrowedFd<'a>, Pid)>,
+}
+
+/// Why there is no new program.
+pub(crate) struct NotSpawned {
+    pub(crate) error: io::Error,
+    /// The child that has come and gone; its process group may have got the terminal.
+    pub(crate) child: Option<Pid>,
 }
 
 /// What parent and child share while both look at the same memory.
@@ -65,6 +81,10 @@ struct Handover {
     lock: RawFd,
     unblock: *const SignalSet,
     ignore: *const Unignored,
+    own_group: bool,
+    /// -1 for none.
+    terminal: RawFd,
+    our_group: c_int,
     /// Why there is no new program, if there is none.
     error: c_int,
 }
@@ -73,13 +93,17 @@ struct Handover {
 ///
 /// # References
 /// `clone(2)`, `vfork(2)`, `posix_spawn(3)`, `execvp(3)`
-pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> io::Result<Pid> {
+pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> Result<Pid, NotSpawned> {
+    let terminal = inherit.own_group.as_ref().and_then(|own| own.terminal);
     let mut handover = Handover {
         program: argv.program().as_ptr(),
         argv: argv.pointers.as_ptr(),
         lock: inherit.lock.as_raw_fd(),
         unblock: ptr::from_ref(inherit.unblock),
         ignore: ptr::from_ref(inherit.ignore),
+        own_group: inherit.own_group.is_some(),
+        terminal: terminal.map_or(-1, |(fd, _)| fd.as_raw_fd()),
+        our_group: terminal.map_or(0, |(_, group)| group.as_raw_nonzero().get()),
         error: 0,
     };
     // `execvp` keeps a path there, and for a script without `#!` a second array of arguments.
@@ -102,7 +126,7 @@ pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> io::Result<Pid> {
         )
     };
     let Some(pid) = Pid::from_raw(pid.max(0)) else {
-        return Err(io::Error::last_os_error());
+        return Err(NotSpawned { error: io::Error::last_os_error(), child: None });
     };
     // The compiler does not know that the child wrote there.
     // SAFETY: a plain read of our own variable.
@@ -112,7 +136,7 @@ pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> io::Result<Pid> {
     }
     // The child that became nothing.
     let _gone = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-    Err(io::Error::from_raw_os_error(error))
+    Err(NotSpawned { error: io::Error::from_raw_os_error(error), child: Some(pid) })
 }
 
 /// The child's whole life, in its parent's memory.
@@ -125,6 +149,18 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
     // SAFETY: points to what `spawn` borrowed. Signal actions are the child's own.
     let ignore = unsafe { &*handover.ignore };
     ignore.give_back();
+    if handover.own_group {
+        // SAFETY: it takes numbers; for a child that has only just begun it cannot fail.
+        unsafe { libc::setpgid(0, 0) };
+        // SAFETY: it takes a number, which is that of an open descriptor or -1, and touches no memory.
+        let foreground = unsafe { libc::tcgetpgrp(handover.terminal) };
+        if handover.terminal >= 0 && foreground == handover.our_group {
+            // SAFETY: it takes nothing and cannot fail.
+            let own_group = unsafe { libc::getpid() };
+            // SAFETY: numbers only. SIGTTOU is blocked, so this does not stop us.
+            unsafe { libc::tcsetpgrp(handover.terminal, own_group) };
+        }
+    }
     // A stop signal from here on would stop the child while the parent cannot follow it; it is as
     // late as can be, because the new program inherits the mask.
     // SAFETY: points to the set that `spawn` borrowed.
