@@ -75,8 +75,9 @@ fn told(locks: &[Summary]) -> String {
         if lock.unfinished > 0 {
             parts.push(format!("{} unfinished", lock.unfinished));
         }
-        parts
-            .extend(lock.not_run.iter().map(|(why, times)| format!("{times} {}", show::text(why))));
+        parts.extend(
+            lock.not_run.iter().map(|not| format!("{} {}", not.times, show::text(&not.outcome))),
+        );
         rows.cells(Style::Plain, vec!["  runs".into(), parts.join(", ")]);
         for (what, spread) in [("  waits", &lock.waits_ms), ("  holds", &lock.holds_ms)] {
             if let Some(spread) = spread {

@@ -108,12 +108,19 @@ pub(super) struct Summary {
     /// The lock was had, and the log does not say that it was released.
     pub(super) unfinished: usize,
     /// The lock was not had, by the reason.
-    pub(super) not_run: BTreeMap<String, usize>,
+    pub(super) not_run: Vec<NotRun>,
     pub(super) waits_ms: Option<Spread>,
     pub(super) holds_ms: Option<Spread>,
     /// How many times, up to the end of the log, the command was not run.
     pub(super) skips_in_a_row: usize,
     pub(super) last_success: Option<String>,
+}
+
+/// How often the lock was not had for one reason.
+#[derive(Debug, Serialize)]
+pub(super) struct NotRun {
+    pub(super) outcome: String,
+    pub(super) times: usize,
 }
 
 /// A summary for each lock, by its path.
@@ -128,7 +135,7 @@ pub(super) fn summaries(runs: &[Run]) -> Vec<Summary> {
 fn summary(lock: Option<&str>, runs: &[&Run]) -> Summary {
     let had: Vec<&&Run> = runs.iter().filter(|run| run.acquired.is_some()).collect();
     let done: Vec<&&&Run> = had.iter().filter(|run| run.end.is_some()).collect();
-    let mut not_run = BTreeMap::new();
+    let mut not_run: BTreeMap<String, usize> = BTreeMap::new();
     for run in runs.iter().filter(|run| run.acquired.is_none()) {
         // A wait without an end is still on, or its lockmgr was killed.
         let reason = run.outcome.as_deref().unwrap_or("waiting");
@@ -150,7 +157,7 @@ fn summary(lock: Option<&str>, runs: &[&Run]) -> Summary {
         runs: done.len(),
         failed: done.iter().filter(|run| !run.is_success()).count(),
         unfinished: had.len() - done.len(),
-        not_run,
+        not_run: not_run.into_iter().map(|(outcome, times)| NotRun { outcome, times }).collect(),
         waits_ms: Spread::of(had.iter().filter_map(|run| run.waited_ms).collect()),
         holds_ms: Spread::of(done.iter().filter_map(|run| run.held_ms).collect()),
         skips_in_a_row: by_end.iter().rev().take_while(|(_, ran)| !ran).count(),
