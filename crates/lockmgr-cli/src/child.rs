@@ -126,16 +126,16 @@ pub(crate) fn run(
     argv: &Argv,
     lock: BorrowedFd<'_>,
     mut ignore: Unignored,
-    terms: Terms<'_>,
+    Terms { hold_tree, granted, limits, on_step }: Terms<'_>,
 ) -> Result<Ended, Trouble> {
-    let job = terms.limits.max_hold.map(|_| Job::new());
+    let job = limits.max_hold.map(|_| Job::new());
     let mut blocked = BLOCKED.to_vec();
     // It would stop us for taking the terminal back.
     blocked.extend(job.as_ref().map(|_| Signal::TTOU));
     let unblock = signals::block(&blocked);
     // The kernel throws away the status of children whose parent ignores SIGCHLD.
     ignore.take(Signal::CHILD.as_raw());
-    if terms.hold_tree {
+    if hold_tree {
         // Any pid stands for "yes".
         set_child_subreaper(Some(getpid())).map_err(|error| Trouble::Lost(error.into()))?;
     }
@@ -150,13 +150,13 @@ pub(crate) fn run(
             return Err(Trouble::NotStarted(failed.error));
         }
     };
-    let schedule = Schedule::new(terms.granted, terms.limits);
+    let schedule = Schedule::new(granted, limits);
     Watch {
         pid,
-        hold_tree: terms.hold_tree,
+        hold_tree,
         job,
         schedule,
-        on_step: terms.on_step,
+        on_step,
         told: None,
         interrupted: false,
         continued: false,

@@ -50,7 +50,8 @@ pub(crate) struct Event {
     /// First, so that the beginning of a line is known when it is seen.
     time: String,
     version: u32,
-    event: &'static str,
+    #[serde(rename = "event")]
+    name: &'static str,
     /// Names one run: a pid alone comes again.
     run: String,
     pid: u32,
@@ -82,11 +83,11 @@ const VERSION: u32 = 1;
 const ROOM: usize = 4096;
 
 impl Event {
-    pub(crate) fn new(event: &'static str, lock: Option<&Path>, mode: Mode) -> Self {
+    pub(crate) fn new(name: &'static str, lock: Option<&Path>, mode: Mode) -> Self {
         Self {
             time: format!("{:.3}", jiff::Timestamp::now()),
             version: VERSION,
-            event,
+            name,
             run: String::new(),
             pid: process::id(),
             lock: LockJson::of(lock),

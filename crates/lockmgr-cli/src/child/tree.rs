@@ -58,8 +58,8 @@ fn pin(child: Pid, parent: Pid) -> Option<(u64, OwnedFd)> {
     // The name in front, in parentheses, may be anything.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let its_parent: i32 = fields.nth(1)?.parse().ok()?;
-    let start: u64 = fields.nth(17)?.parse().ok()?;
-    (its_parent == parent.as_raw_nonzero().get()).then_some((start, pinned))
+    let began: u64 = fields.nth(17)?.parse().ok()?;
+    (its_parent == parent.as_raw_nonzero().get()).then_some((began, pinned))
 }
 
 /// The children of all threads of a process. Empty where the kernel does not list them (it is built

@@ -122,7 +122,7 @@ mod tests {
             let text = [foreign, b"\n", a.as_bytes(), b"\n"].concat();
             assert_eq!(events(&text), (vec!["a".into()], 1), "{foreign:?}");
         }
-        let long = [&[b'x'; 100_000][..], b"\n", a.as_bytes()].concat();
+        let long = [&vec![b'x'; 100_000][..], b"\n", a.as_bytes()].concat();
         assert_eq!(events(&long), (vec!["a".into()], 1));
     }
 

@@ -18,6 +18,9 @@ use crate::show;
 /// More are not drawn.
 const MOST_LANES: usize = 200;
 
+/// More locks than these are not named, except in the tooltips.
+const MOST_NAMES: usize = 20;
+
 const WIDTH: f64 = 1200.0;
 /// For the names of the lanes.
 const LEFT: f64 = 110.0;
@@ -62,7 +65,7 @@ impl<'a> Picture<'a> {
             81..=120 => 11.0,
             _ => 8.0,
         };
-        let top = 62.0 + 16.0 * f64::from(u32::try_from(locks.len().min(20)).unwrap_or(20));
+        let top = 62.0 + 16.0 * f64::from(u32::try_from(locks.len().min(MOST_NAMES)).unwrap_or(20));
         Self { runs, left_out, locks, begin, end, lane, top }
     }
 
@@ -101,12 +104,11 @@ impl<'a> Picture<'a> {
             "<text x=\"8\" y=\"34\" fill=\"#666666\">pale: waiting; solid: holding; dashed: the log does \
              not say how it ended; a cross: not run</text>"
         )?;
-        const MOST: usize = 19;
-        for (index, lock) in self.locks.iter().enumerate().take(MOST + 1) {
+        for (index, lock) in self.locks.iter().enumerate().take(MOST_NAMES) {
             let y = 50.0 + 16.0 * f64::from(u32::try_from(index).unwrap_or(0));
             let name = match lock {
-                _ if index == MOST && self.locks.len() > MOST + 1 => {
-                    format!("and {} more", self.locks.len() - MOST)
+                _ if index == MOST_NAMES - 1 && self.locks.len() > MOST_NAMES => {
+                    format!("and {} more", self.locks.len() - MOST_NAMES + 1)
                 }
                 Some(lock) => show::text(lock),
                 None => "(path not logged)".into(),
@@ -252,20 +254,14 @@ impl Run {
     fn told(&self) -> String {
         let show = |ms: f64| duration::show(std::time::Duration::from_secs_f64(ms / 1e3));
         let lock = self.lock.as_deref().map_or_else(|| "(path not logged)".into(), show::text);
-        let mut told = format!("pid {}, {}, {lock}", self.pid, show::text(&self.mode));
-        if let Some(waited) = self.waited_ms {
-            told += &format!(", waited {}", show(waited));
-        }
-        if let Some(held) = self.held_ms {
-            told += &format!(", held {}", show(held));
-        }
-        match (&self.outcome, self.status) {
-            (Some(outcome), Some(status)) => {
-                told += &format!(", {}, status {status}", show::text(outcome));
-            }
-            _ => told += ", the log does not say how it ended",
-        }
-        told
+        let mut told = vec![format!("pid {}, {}, {lock}", self.pid, show::text(&self.mode))];
+        told.extend(self.waited_ms.map(|waited| format!("waited {}", show(waited))));
+        told.extend(self.held_ms.map(|held| format!("held {}", show(held))));
+        told.push(match (&self.outcome, self.status) {
+            (Some(outcome), Some(status)) => format!("{}, status {status}", show::text(outcome)),
+            _ => "the log does not say how it ended".into(),
+        });
+        told.join(", ")
     }
 }
 

@@ -79,7 +79,7 @@ fn try_run(mut args: RunArgs, account: &mut Account) -> Result<Status, Failure> 
     if no_fork {
         Err(become_the_command(&guard, &program, &ignored))
     } else {
-        let terms = Hold { granted, hold_tree, limits: limits(&limit) };
+        let terms = Hold { granted, with_tree: hold_tree, limits: limits(&limit) };
         supervise(guard, &how, &program, ignored, &terms, account)
     }
 }
@@ -101,7 +101,7 @@ fn limits(args: &LimitArgs) -> Limits {
 /// How the lock is to be held.
 struct Hold {
     granted: Instant,
-    hold_tree: bool,
+    with_tree: bool,
     limits: Limits,
 }
 
@@ -122,7 +122,7 @@ fn supervise(
         }
     };
     let terms = child::Terms {
-        hold_tree: hold.hold_tree,
+        hold_tree: hold.with_tree,
         granted: hold.granted,
         limits: hold.limits,
         on_step: &mut on_step,
@@ -169,15 +169,15 @@ fn supervise(
 /// Says that a limit has been reached, and what is done about it.
 fn tell_step(step: Step, pid: Pid, path: &str, hold: &Hold) {
     let pid = pid.as_raw_nonzero();
-    let whom = if hold.hold_tree { "its whole tree" } else { "its process group" };
-    let held = show(hold.granted.elapsed());
+    let whom = if hold.with_tree { "its whole tree" } else { "its process group" };
+    let time = show(hold.granted.elapsed());
     say(&match step {
-        Step::Warn => format!("{path}: the command (pid {pid}) has held the lock for {held}"),
+        Step::Warn => format!("{path}: the command (pid {pid}) has held the lock for {time}"),
         Step::End => format!(
-            "{path}: the command (pid {pid}) has held the lock for {held}: SIGTERM to {whom}"
+            "{path}: the command (pid {pid}) has held the lock for {time}: SIGTERM to {whom}"
         ),
         Step::Kill => format!(
-            "{path}: the command (pid {pid}) has not ended, after {held}: SIGKILL to {whom}"
+            "{path}: the command (pid {pid}) has not ended, after {time}: SIGKILL to {whom}"
         ),
     });
 }
