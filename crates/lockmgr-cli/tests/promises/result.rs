@@ -119,8 +119,8 @@ fn a_result_that_could_not_be_written_is_found_out_at_the_start() {
 #[test]
 fn the_command_has_its_descriptors_as_ever_and_nobody_reading_costs_nothing() {
     let scratch = Scratch::new();
-    let list = "\"$LOCKMGR\" run --result fd:5 ./l sh -c 'echo mine >&5; ls /proc/$$/fd | wc -l' 5>out; \
-                \"$LOCKMGR\" run ./l sh -c 'echo mine >&5; ls /proc/$$/fd | wc -l' 5>/dev/null";
+    let list = "\"$LOCKMGR\" run --result fd:5 ./l sh -c 'echo mine >&5; set -- /proc/$$/fd/*; echo $#' 5>out; \
+                \"$LOCKMGR\" run ./l sh -c 'echo mine >&5; set -- /proc/$$/fd/*; echo $#' 5>/dev/null";
     let ended = scratch.sh(list);
     let counts: Vec<_> = ended.exits(0).out.lines().collect();
     assert_eq!(counts[0], counts[1], "one descriptor more or less: {ended:?}");
