@@ -43,7 +43,7 @@ fn at_its_limit_too() {
 fn ctrl_c_comes_once() {
     // What waits in the background is not to die of Ctrl-C, so it is that which says that all is ready.
     const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo \"<$n>\"' INT; \
-        trap 'kill -9 $!; echo \"total $n.\"; exit 7' TERM; (trap '' INT; exec sleep 60) & echo ready; \
+        trap 'kill -9 $!; echo \"total $n.\"; exit 7' TERM; (trap '' INT; echo ready; exec sleep 60) & \
         until wait; do :; done";
     let scratch = Scratch::new();
     let mut terminal = alone(&scratch, &["run", "--max-hold", "1000", "./l", "sh", "-c", COUNTER]);

@@ -90,7 +90,7 @@ pub(crate) fn shell(scratch: &Scratch) -> Terminal {
 }
 
 const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo \"<$n>\"' \"$1\"; trap 'kill -9 $!; echo \"total $n.\"; exit 7' TERM; \
-                       sleep 60 & echo ready; until wait; do :; done";
+                       (trap '' INT; echo ready; exec sleep 60) & until wait; do :; done";
 
 #[test]
 fn ctrl_c_comes_once() {
