@@ -3,7 +3,7 @@
 //! # Signals
 //!
 //! The signals of [`FORWARDED`] and SIGCHLD are blocked while the command runs, and taken from the
-//! queue one at a time ([`signals::next`]). There is no handler, so nothing is ever interrupted, and no
+//! queue one at a time ([`signals::next_until`]). There is no handler, so nothing is ever interrupted, and no
 //! moment at which a signal could be missed: what comes before the command is started waits in the
 //! queue until it is. Each one reaches the command once:
 //!
@@ -36,15 +36,33 @@
 //! With `hold_tree` lockmgr is the child subreaper: a descendant whose parent ends becomes its child.
 //! So "no children left" means "no descendants left", and waiting for any child waits for them all.
 //! When the command has ended, signals go to those children that are left.
+//!
+//! # Limits
+//!
+//! What a limit asks for ([`limits`]) is done between two signals: the wait for them ends when it is due.
+//! A command whose hold is limited is in a process group of its own ([`job`]). At the limit the group gets
+//! SIGTERM, and SIGCONT, because what is stopped does not hear of it; after that, SIGKILL. The group's number
+//! is the command's pid, and it is used only until the command has been waited for, so it cannot have become
+//! another group's. With `hold_tree` every descendant is signalled, in whatever group ([`tree`]).
+//! Either way the end is waited for as ever: the lock is not released because a time is over.
+//! Signals from the terminal, SIGTSTP and SIGCONT go to the whole group, others to the command alone.
 
-use std::fs;
+mod job;
+pub(crate) mod limits;
+mod tree;
+
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process,
-    set_child_subreaper, wait, waitid, waitpid,
+    kill_process_group, set_child_subreaper, wait, waitid, waitpid,
 };
+
+use job::Job;
+use limits::{Limits, Schedule, Step};
+use tree::Told;
 
 use crate::sys::group;
 use crate::sys::signals::{self, Received, Sender, SignalSet, Unignored};
@@ -83,13 +101,15 @@ pub(crate) struct Ended {
     pub(crate) status: WaitStatus,
     /// The terminal's Ctrl-C ended it.
     pub(crate) interrupted: bool,
+    /// It was told to end, because its time was over.
+    pub(crate) overran: bool,
     /// The signals that came for it, by way of us: bit N for number N.
     came: u128,
 }
 
 impl Ended {
     fn unwatched(status: WaitStatus) -> Self {
-        Ended { status, interrupted: false, came: 0 }
+        Ended { status, interrupted: false, overran: false, came: 0 }
     }
 
     /// The signal that ended it, if we have got it, too.
@@ -118,9 +138,19 @@ impl From<NotStarted> for Trouble {
     fn from(why: NotStarted) -> Self {
         match why {
             NotStarted::NoChild(error) => Trouble::NotForked(error),
-            NotStarted::NoProgram(error) => Trouble::NotStarted(error),
+            NotStarted::NoProgram(error, _) => Trouble::NotStarted(error),
         }
     }
+}
+
+/// How the command is to be watched over.
+pub(crate) struct Terms<'a> {
+    pub(crate) hold_tree: bool,
+    /// When the lock was granted.
+    pub(crate) granted: Instant,
+    pub(crate) limits: Limits,
+    /// Is told of each step when it is taken, and of the command's pid.
+    pub(crate) on_step: &'a mut dyn FnMut(Step, Pid),
 }
 
 /// Runs the command to its end. Signals stay blocked afterwards, so that what comes too late for the
@@ -129,9 +159,13 @@ pub(crate) fn run(
     argv: &Argv,
     lock: BorrowedFd<'_>,
     mut ignore: Unignored,
-    hold_tree: bool,
+    Terms { hold_tree, granted, limits, on_step }: Terms<'_>,
 ) -> Result<Ended, Trouble> {
-    let unblock = signals::block(&BLOCKED);
+    let job = limits.max_hold.map(|_| Job::new());
+    let mut blocked = BLOCKED.to_vec();
+    // It would stop us for taking the terminal back.
+    blocked.extend(job.as_ref().map(|_| Signal::TTOU));
+    let unblock = signals::block(&blocked);
     // The kernel throws away the status of children whose parent ignores SIGCHLD.
     ignore.take(Signal::CHILD.as_raw());
     if hold_tree {
@@ -139,9 +173,17 @@ pub(crate) fn run(
         set_child_subreaper(Some(getpid())).map_err(|error| Trouble::Lost(error.into()))?;
     }
     let lock = Descriptor::Inherit(lock);
-    let inherit = Inherit { lock, unblock: &unblock, ignore: &ignore };
-    let pid = spawn(argv, &inherit)?;
-    Watch::new(pid, hold_tree).until_the_end().map_err(Trouble::Lost)
+    let own_group = job.as_ref().map(Job::start);
+    let inherit = Inherit { lock, unblock: &unblock, ignore: &ignore, own_group };
+    let pid = spawn(argv, &inherit).inspect_err(|failed| {
+        if let (Some(job), NotStarted::NoProgram(_, pid)) = (&job, failed) {
+            job.take_back(*pid);
+        }
+    })?;
+    let schedule = Schedule::new(granted, limits);
+    Watch { hold_tree, job, schedule, ..Watch::new(pid, on_step) }
+        .until_the_end()
+        .map_err(Trouble::Lost)
 }
 
 /// As [`run`], for flock(1): SIGCHLD has its default action, and SIGPIPE the one it was inherited with.
@@ -151,14 +193,15 @@ pub(crate) fn run_watched(
     ignore: &Unignored,
 ) -> Result<Ended, Trouble> {
     let unblock = signals::block(AWAITED);
-    let pid = spawn(argv, &Inherit { lock, unblock: &unblock, ignore })?;
-    Watch::new(pid, false).until_the_end().map_err(Trouble::Lost)
+    let pid = spawn(argv, &Inherit { lock, unblock: &unblock, ignore, own_group: None })?;
+    Watch::new(pid, &mut |_, _| ()).until_the_end().map_err(Trouble::Lost)
 }
 
 /// Runs the command to its end, and leaves signals alone: one that kills us leaves the command behind.
 pub(crate) fn run_unwatched(argv: &Argv, lock: Descriptor<'_>) -> Result<Ended, Trouble> {
     let nothing = SignalSet::of(&[]);
-    let inherit = Inherit { lock, unblock: &nothing, ignore: &Unignored::default() };
+    let inherit =
+        Inherit { lock, unblock: &nothing, ignore: &Unignored::default(), own_group: None };
     let pid = spawn(argv, &inherit)?;
     loop {
         match waitpid(Some(pid), WaitOptions::empty()) {
@@ -169,9 +212,15 @@ pub(crate) fn run_unwatched(argv: &Argv, lock: Descriptor<'_>) -> Result<Ended, 
     }
 }
 
-struct Watch {
+struct Watch<'a> {
     pid: Pid,
     hold_tree: bool,
+    /// The process group that the command leads, if it has one of its own.
+    job: Option<Job>,
+    schedule: Schedule,
+    on_step: &'a mut dyn FnMut(Step, Pid),
+    /// The last signal that a limit has sent, and, with `hold_tree`, to whom.
+    told: Option<Told>,
     /// Whether the terminal has sent SIGINT.
     interrupted: bool,
     /// Whether a SIGCONT of ours may have met the next Ctrl-Z, and undone it.
@@ -181,25 +230,81 @@ struct Watch {
     came: u128,
 }
 
-impl Watch {
-    fn new(pid: Pid, hold_tree: bool) -> Self {
-        Watch { pid, hold_tree, interrupted: false, continued: false, ended: None, came: 0 }
+impl<'a> Watch<'a> {
+    /// In our group, without limits.
+    fn new(pid: Pid, on_step: &'a mut dyn FnMut(Step, Pid)) -> Self {
+        Watch {
+            pid,
+            hold_tree: false,
+            job: None,
+            schedule: Schedule::new(Instant::now(), Limits::default()),
+            on_step,
+            told: None,
+            interrupted: false,
+            continued: false,
+            ended: None,
+            came: 0,
+        }
     }
 
     fn until_the_end(mut self) -> io::Result<Ended> {
         let awaited = SignalSet::of(AWAITED);
         loop {
-            let received = signals::next(&awaited)?;
-            if received.signal == Signal::CHILD {
-                if let Some(status) = self.look_after_children()? {
-                    let interrupted = self.interrupted
-                        && status.terminating_signal() == Some(Signal::INT.as_raw());
-                    return Ok(Ended { status, interrupted, came: self.came });
+            let received = signals::next_until(&awaited, self.schedule.next())?;
+            match received {
+                Some(Received { signal: Signal::CHILD, .. }) => {
+                    if let Some(status) = self.look_after_children()? {
+                        return Ok(self.end(status));
+                    }
+                    if let Some(told) = self.told.as_mut().filter(|_| self.hold_tree) {
+                        told.tell();
+                    }
                 }
-            } else if !signals::is_ignored(received.signal.as_raw()) {
-                self.forward(&received);
+                Some(other) if !signals::is_ignored(other.signal.as_raw()) => self.forward(&other),
+                _ => {}
+            }
+            // However many signals come, what is due is done.
+            while let Some(step) = self.schedule.take(Instant::now()) {
+                self.carry_out(step);
             }
         }
+    }
+
+    fn end(self, status: WaitStatus) -> Ended {
+        let by_interrupt = status.terminating_signal() == Some(Signal::INT.as_raw());
+        let had_terminal = self.job.as_ref().is_some_and(|job| job.take_back(self.pid));
+        if let Some(job) = self.job.as_ref().filter(|_| had_terminal && by_interrupt) {
+            // We have it blocked, and die of it when everything is done.
+            job.tell_ours(Signal::INT);
+        }
+        Ended {
+            status,
+            interrupted: by_interrupt && (self.interrupted || had_terminal),
+            overran: self.told.is_some(),
+            came: self.came,
+        }
+    }
+
+    fn carry_out(&mut self, step: Step) {
+        let signal = match step {
+            Step::Warn => None,
+            Step::End => Some(Signal::TERM),
+            Step::Kill => Some(Signal::KILL),
+        };
+        if let Some(signal) = signal {
+            let told = self.told.insert(Told::new(signal));
+            if self.ended.is_none() {
+                // It has not been waited for, so the group is still its own.
+                let _gone_or_not_ours = kill_process_group(self.pid, signal);
+                if step == Step::End {
+                    let _gone_or_not_ours = kill_process_group(self.pid, Signal::CONT);
+                }
+            }
+            if self.hold_tree {
+                told.tell();
+            }
+        }
+        (self.on_step)(step, self.pid);
     }
 
     /// Takes note of everything that has happened to children: one SIGCHLD can stand for several of
@@ -216,8 +321,8 @@ impl Watch {
                         if !self.hold_tree {
                             return Ok(self.ended);
                         }
-                    } else if is_job_control(status) {
-                        self.stop();
+                    } else if let Some(signal) = job_control(status) {
+                        self.stop(signal);
                     }
                 }
                 // One of those that the command left behind; that it is gone is all we want to know.
@@ -232,7 +337,10 @@ impl Watch {
     /// Stops as the command has, and sees to it that the command goes on when we do: by itself if
     /// SIGCONT was sent to the whole process group, as a shell's `fg` does. Only what has not gone on
     /// is sent the SIGCONT that woke us: by then the next Ctrl-Z may have stopped it again.
-    fn stop(&mut self) {
+    fn stop(&mut self, by: Signal) {
+        if self.job.is_some() {
+            return self.stop_the_job(by);
+        }
         signals::suffer(Signal::TSTP);
         let was_continued = signals::take(Signal::CONT);
         let options = WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
@@ -244,6 +352,29 @@ impl Watch {
         }
     }
 
+    /// As [`stop`](Self::stop), for a process group of its own, to which nobody else sends SIGCONT.
+    fn stop_the_job(&self, by: Signal) {
+        let Some(job) = &self.job else { return };
+        let wants_terminal = by != Signal::TSTP;
+        // If we have come to the foreground, that is all it was stopped for.
+        if !(wants_terminal && job.give(self.pid)) {
+            if job.take_back(self.pid) {
+                // Whoever waits for our group as a whole sees it stop as a whole.
+                job.tell_ours(Signal::TSTP);
+                signals::act_on(Signal::TSTP);
+            } else {
+                signals::suffer(Signal::TSTP);
+            }
+            let was_continued = signals::take(Signal::CONT);
+            // Where nobody could undo it we have not been stopped. Without the terminal that it wants
+            // it would only be stopped again, and again.
+            if !job.give(self.pid) && wants_terminal && !was_continued {
+                return;
+            }
+        }
+        let _not_ours = kill_process_group(self.pid, Signal::CONT);
+    }
+
     fn forward(&mut self, received: &Received) {
         let from_kernel = received.sender == Sender::Kernel;
         self.interrupted |= from_kernel && received.signal == Signal::INT;
@@ -251,8 +382,13 @@ impl Watch {
         let told_alone = received.signal == Signal::HUP && group::we_lead_the_session();
         // Told twice is better than not at all: it stops, or has a handler that stops it.
         let undone = received.signal == Signal::TSTP && std::mem::take(&mut self.continued);
-        self.continued |= received.signal == Signal::CONT;
-        let targets = if self.ended.is_none() { vec![self.pid] } else { children() };
+        self.continued |= received.signal == Signal::CONT && self.job.is_none();
+        if let Some(job) = self.job.as_ref().filter(|_| received.signal == Signal::CONT) {
+            // Some shells send it with every `fg`.
+            job.give(self.pid);
+        }
+        let is_for_all = from_kernel || matches!(received.signal, Signal::TSTP | Signal::CONT);
+        let targets = if self.ended.is_none() { vec![self.pid] } else { tree::children(getpid()) };
         for target in targets {
             let has_it_already = match received.sender {
                 Sender::Kernel => !told_alone && !undone && group::is_ours(target),
@@ -260,23 +396,21 @@ impl Watch {
             };
             // A Ctrl-Z that came after a SIGCONT is the last word.
             let is_outdated = received.signal == Signal::CONT && signals::is_pending(Signal::TSTP);
-            if !has_it_already && !is_outdated {
-                // It may belong to another user by now, or be a zombie: then there is nothing to do.
-                let _gone_or_not_ours = kill_process(target, received.signal);
+            if has_it_already || is_outdated {
+                continue;
             }
+            // It may belong to another user by now, or be a zombie: then there is nothing to do.
+            let _gone_or_not_ours = if self.job.is_some() && is_for_all && self.ended.is_none() {
+                kill_process_group(target, received.signal)
+            } else {
+                kill_process(target, received.signal)
+            };
         }
     }
 }
 
-/// Whether a stopped process was stopped in the terminal's name, or by itself.
-fn is_job_control(status: WaitStatus) -> bool {
-    let job_control = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
-    status.stopping_signal().is_some_and(|number| job_control.iter().any(|s| s.as_raw() == number))
-}
-
-/// The children of this process that have not been waited for. Empty where the kernel does not list
-/// them (it is built without `CONFIG_PROC_CHILDREN`, or /proc is not there).
-fn children() -> Vec<Pid> {
-    let list = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
-    list.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+/// The signal by which a process was stopped in the terminal's name, or by itself.
+fn job_control(status: WaitStatus) -> Option<Signal> {
+    let number = status.stopping_signal()?;
+    [Signal::TSTP, Signal::TTIN, Signal::TTOU].into_iter().find(|s| s.as_raw() == number)
 }

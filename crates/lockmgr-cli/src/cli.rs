@@ -6,6 +6,7 @@
 mod fd;
 mod kill;
 mod lasting;
+mod log;
 mod look;
 mod run;
 mod top;
@@ -20,8 +21,9 @@ use lockmgr::{Mechanism, Mode, Range};
 pub(crate) use fd::{LockArgs, UnlockArgs};
 pub(crate) use kill::KillArgs;
 pub(crate) use lasting::LastingArgs;
+pub(crate) use log::LogArgs;
 pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
-pub(crate) use run::RunArgs;
+pub(crate) use run::{LimitArgs, RunArgs};
 pub(crate) use top::TopArgs;
 pub(crate) use values::signal_name;
 pub(crate) use wait::WaitArgs;
@@ -64,6 +66,7 @@ pub(crate) enum Order {
     Kill(KillArgs),
     Deadlocks(DeadlocksArgs),
     Flock(FlockArgs),
+    Log(LogArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
     Top(TopArgs),

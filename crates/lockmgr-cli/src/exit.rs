@@ -10,10 +10,11 @@
 //! | 1 | `who`, `kill`: nobody holds the lock; `deadlocks`: there is one |
 //! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open; `top` without a terminal |
 //! | 70 | a defect in lockmgr itself |
-//! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock |
+//! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock; a file of `--result`, `log` or `--svg` |
 //! | 74 | any other failure of the system |
 //! | 75, or what `-E` says | the lock was busy, did not get free in time, or never would (`--deadlock=fail`) |
 //! | 77 | `kill`: refused, because a holder was not verified, not confirmed, or may not be signalled |
+//! | 124 | the command was told to end, because its time was over (`--max-hold`) |
 //! | 126 | the command was found, and cannot be executed |
 //! | 127 | the command was not found |
 //!
@@ -32,6 +33,7 @@ pub(crate) const CANNOT_OPEN: Status = 73;
 pub(crate) const SYSTEM: Status = 74;
 pub(crate) const BUSY: Status = 75;
 pub(crate) const REFUSED: Status = 77;
+pub(crate) const MAX_HOLD: Status = 124;
 pub(crate) const CANNOT_EXECUTE: Status = 126;
 pub(crate) const NOT_FOUND: Status = 127;
 

@@ -31,7 +31,12 @@ struct Document<'a, T> {
 
 /// One line with the document of a subcommand.
 pub(crate) fn document(command: &str, body: impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string(&Document { version: VERSION, command, body })
+    line(&Document { version: VERSION, command, body })
+}
+
+/// The value on one line.
+pub(crate) fn line(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(value)
         .map_err(|error| Failure::new(SYSTEM, format!("cannot write JSON: {error}")))?;
     let mut safe = String::with_capacity(text.len() + 1);
     for character in text.chars() {
@@ -60,9 +65,9 @@ fn text(bytes: &[u8]) -> (String, Option<String>) {
 
 #[derive(Serialize)]
 pub(crate) struct PathJson {
-    path: Option<String>,
+    pub(crate) path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    path_bytes: Option<String>,
+    pub(crate) path_bytes: Option<String>,
 }
 
 impl PathJson {
@@ -356,7 +361,7 @@ impl DetailsJson {
 }
 
 /// A moment as RFC 3339 has it, in UTC, to a hundredth of a second.
-fn time(moment: std::time::SystemTime) -> Option<String> {
+pub(crate) fn time(moment: std::time::SystemTime) -> Option<String> {
     let moment = jiff::Timestamp::try_from(moment).ok()?;
     Some(format!("{moment:.2}"))
 }

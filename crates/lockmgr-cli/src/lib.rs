@@ -8,6 +8,8 @@
 //! - `run`: what they mean; acquire, run, release, report
 //! - `waiting`: what is said and looked for while the lock is busy
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
+//!   (`child::limits`: what is due when; `child::job`: a process group and the terminal)
+//! - `outcome`: what came of a run, for `--result` and `--log`; `log`: the file of events, and its reader
 //! - `flock`: all of it once more, as util-linux's flock(1) has it
 //! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
 //! - `who`, `ls`, `deadlocks`, `wait`, `kill`: one file a subcommand; `show` prints for people,
@@ -32,8 +34,10 @@ mod flock;
 mod json;
 mod kill;
 mod lock_fd;
+mod log;
 mod look;
 mod ls;
+mod outcome;
 mod run;
 mod say;
 mod show;
@@ -85,6 +89,7 @@ fn obey(order: Order) -> Status {
         Order::Wait(args) => report(|| wait::wait(&args), args.acquire.quiet),
         Order::Kill(args) => report(|| kill::kill(&args), args.quiet),
         Order::Deadlocks(args) => report(|| deadlocks::deadlocks(&args), false),
+        Order::Log(args) => report(|| log::log(&args), false),
         Order::Path(args) => finish(path(&args), false),
         Order::Completions(args) => finish(completions(&args), false),
         Order::Top(args) => finish(top(&args), false),

@@ -4,6 +4,8 @@
 
 use std::io::{self, Write};
 
+use crate::sys::signals::without_size_signal;
+
 /// Writes one line to standard error, in one piece, so that it does not mix with the command's.
 ///
 /// Names of files, processes and commands come from outside: a line break or an escape sequence in
@@ -13,8 +15,8 @@ pub(crate) fn say(line: &str) {
     text.push_str("lockmgr: ");
     text.push_str(&harmless(line));
     text.push('\n');
-    // When nobody can be told, there is nobody to tell.
-    drop(io::stderr().write_all(text.as_bytes()));
+    // When nobody can be told, there is nobody to tell; and a log without room is no reason to die.
+    drop(without_size_signal(|| io::stderr().write_all(text.as_bytes())));
 }
 
 /// The text on one line, with nothing in it that a terminal obeys.

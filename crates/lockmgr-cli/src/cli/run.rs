@@ -1,6 +1,8 @@
 //! `lockmgr run`: its options.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueHint};
@@ -84,6 +86,26 @@ pub(crate) struct RunArgs {
     #[arg(long, conflicts_with = "no_fork")]
     pub(crate) hold_tree: bool,
 
+    #[command(flatten)]
+    pub(crate) limit: LimitArgs,
+
+    /// Write at the end, as one line of JSON, what came of it
+    ///
+    /// So that no exit status is ambiguous: the outcome (ran, busy, timed-out, lock-error, …; see
+    /// docs/json.md), the lock, how long it was waited for and held, the command's exit status or signal.
+    /// It is written on every way out; it is missing only if lockmgr was killed before its command
+    /// was started, or by SIGKILL. FILE is replaced as a whole (what stands there at the start is removed);
+    /// fd:N is an open descriptor.
+    #[arg(long, value_name = "FILE|fd:N", conflicts_with = "no_fork", value_hint = ValueHint::FilePath)]
+    pub(crate) result: Option<OsString>,
+
+    /// Append to FILE, as a line of JSON each, what happens: waiting, acquired, released, busy, …
+    ///
+    /// Any number of processes may have the same FILE. `lockmgr log FILE` sums it up and draws it. If FILE
+    /// cannot be written, the command runs all the same. Symbolic links are not followed.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_fork", value_hint = ValueHint::FilePath)]
+    pub(crate) log: Option<PathBuf>,
+
     /// A lock file (anything with a slash), or a lock's name (letters, digits, '.', '_', '-')
     ///
     /// `lockmgr path NAME` prints where a name's file is. Options end here: all further words are the
@@ -97,6 +119,35 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<OsString>,
 }
 
+/// How long the lock may be held.
+#[derive(Args)]
+pub(crate) struct LimitArgs {
+    /// End the command with SIGTERM when it has held the lock for DURATION, and exit with 124
+    ///
+    /// The time counts from when the lock was had. The lock is released when the command has really ended,
+    /// not before (see --kill-after).
+    ///
+    /// As with timeout(1), the command runs in a process group of its own, so that everything in it gets the
+    /// signal; with --hold-tree, every process that the command has started. At a terminal it becomes
+    /// the foreground job, and Ctrl-C, Ctrl-Z and fg work; but others in a pipeline with lockmgr are in the
+    /// background meanwhile, and cannot read from the terminal. The time goes on while the job is stopped.
+    #[arg(long, value_name = "DURATION", conflicts_with = "no_fork", value_parser = values::limit,
+          allow_negative_numbers = true)]
+    pub(crate) max_hold: Option<Duration>,
+
+    /// Send SIGKILL if the command still runs DURATION after the SIGTERM of --max-hold
+    ///
+    /// The exit status is 137 if that ended it.
+    #[arg(long, value_name = "DURATION", requires = "max_hold", value_parser = crate::duration::parse,
+          allow_negative_numbers = true)]
+    pub(crate) kill_after: Option<Duration>,
+
+    /// Say so on standard error, once, when the command has held the lock for DURATION
+    #[arg(long, value_name = "DURATION", conflicts_with = "no_fork",
+          value_parser = crate::duration::parse, allow_negative_numbers = true)]
+    pub(crate) warn_after: Option<Duration>,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   lockmgr run backup rsync -a /home /mnt         wait for the lock, however long it takes
@@ -108,10 +159,13 @@ Examples:
   lockmgr run --every 1d report ./report.sh      once a day, however often it is started
   lockmgr run --fenced deploy ./deploy.sh        with a growing number in $LOCKMGR_TOKEN
   lockmgr run --system apt-mirror ./sync.sh      one lock for all users
+  lockmgr run --max-hold 1h --kill-after 10s backup ./backup.sh
+  lockmgr run --log /var/log/locks.jsonl --result fd:3 backup ./backup.sh 3>result.json
 
 Exit status:
-  the command's; 0 when --every skips it; 128+N when signal N ended it; 126 and 127 when it cannot be executed or is
-  not found; 75 (or -E) busy, timed out, or --deadlock=fail; 64 wrong usage; 73 the lock file
+  the command's; 0 when --every skips it; 128+N when signal N ended it; 126 and 127 when it cannot be
+  executed or is not found; 124 --max-hold ended it (137 when it took SIGKILL); 75 (or -E) busy,
+  timed out, or --deadlock=fail; 64 wrong usage; 73 the lock file
   cannot be opened or created; 74 another failure of the system
 
 A LOCK with a slash in it, and . and .., are paths. A path that is a symbolic link is refused: name
@@ -131,7 +185,7 @@ impl RunArgs {
             let typed = matches.value_source(id) == Some(ValueSource::CommandLine);
             // Groups, such as the one of a flattened struct, are ids as well, and have no values.
             let is_option = !matches!(id, "lock" | "command" | "shell_command")
-                && !matches!(id, "RunArgs" | "AcquireArgs" | "LastingArgs");
+                && !matches!(id, "RunArgs" | "AcquireArgs" | "LastingArgs" | "LimitArgs");
             if typed && is_option && matches.index_of(id).is_some_and(|index| index > lock) {
                 let name = id.replace('_', "-");
                 return Err(format!(

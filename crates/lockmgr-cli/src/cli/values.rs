@@ -1,5 +1,7 @@
 //! How single values are read.
 
+use std::time::Duration;
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use lockmgr::{Mechanism, Range};
 use rustix::process::Signal;
@@ -18,6 +20,14 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if digits && mode <= 0o7777 => Ok(mode),
         _ => Err("write the permissions in octal, between 0 and 7777: 0600".into()),
+    }
+}
+
+/// A length of time that leaves time for something.
+pub(super) fn limit(text: &str) -> Result<Duration, String> {
+    match crate::duration::parse(text)? {
+        Duration::ZERO => Err("that leaves the command no time".into()),
+        limit => Ok(limit),
     }
 }
 

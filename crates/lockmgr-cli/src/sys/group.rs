@@ -27,6 +27,15 @@ pub(crate) fn is_our_group(number: Pid) -> bool {
     number.as_raw_nonzero().get() == unsafe { libc::getpgrp() }
 }
 
+/// The number of our process group; `None` where this pid namespace does not show it.
+///
+/// # References
+/// `getpgrp(2)`
+pub(crate) fn ours() -> Option<Pid> {
+    // SAFETY: it takes nothing and cannot fail.
+    Pid::from_raw(unsafe { libc::getpgrp() })
+}
+
 /// Whether we lead our session.
 ///
 /// # References

@@ -1,7 +1,7 @@
 //! Signals taken one at a time, by asking for them: no handlers, so nothing is interrupted and nothing
 //! races.
 //!
-//! Blocked signals wait in the kernel's queue until [`next`] fetches them, also those that would be
+//! Blocked signals wait in the kernel's queue until [`next_until`] fetches them, also those that would be
 //! dropped by default (SIGCHLD, SIGWINCH) or by inheritance: the kernel never drops a signal that is
 //! blocked. So whether one was inherited as ignored need only be looked up when it comes.
 
@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 #[cfg(feature = "top")]
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
@@ -122,22 +123,32 @@ pub(crate) enum Sender {
     Process(Option<Pid>),
 }
 
-/// Sleeps until one of the signals comes, and takes it from the queue.
+/// Sleeps until one of the signals comes, and takes it from the queue. `None` when the time is over and none
+/// has come; without an end it is never over.
 ///
 /// # References
-/// `sigwaitinfo(2)`
-pub(crate) fn next(of: &SignalSet) -> io::Result<Received> {
+/// `sigwaitinfo(2)`, `sigtimedwait(2)`
+pub(crate) fn next_until(of: &SignalSet, end: Option<Instant>) -> io::Result<Option<Received>> {
     loop {
+        let left = end.map(|end| {
+            let left = end.saturating_duration_since(Instant::now());
+            // More seconds than the kernel can count are as good as all that it can.
+            let seconds = libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX);
+            libc::timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() }
+        });
+        let left = left.as_ref().map_or(ptr::null(), ptr::from_ref);
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        // SAFETY: the set is initialised, and `info` has room for what is written.
-        let number = unsafe { libc::sigwaitinfo(&raw const of.0, info.as_mut_ptr()) };
+        // SAFETY: the set is initialised, `info` has room for what is written, and `left` is null or points
+        // to a time that lives for the call.
+        let number = unsafe { libc::sigtimedwait(&raw const of.0, info.as_mut_ptr(), left) };
         if number < 0 {
             let error = io::Error::last_os_error();
-            // A stop and a continuation end the call, too.
-            if error.kind() == io::ErrorKind::Interrupted {
-                continue;
+            match error.kind() {
+                // A stop and a continuation end the call, too.
+                io::ErrorKind::Interrupted => continue,
+                io::ErrorKind::WouldBlock => return Ok(None),
+                _ => return Err(error),
             }
-            return Err(error);
         }
         // SAFETY: it was zeroed, which is a valid value, and then written by the kernel.
         let info = unsafe { info.assume_init() };
@@ -152,12 +163,12 @@ pub(crate) fn next(of: &SignalSet) -> io::Result<Received> {
             }
             _ => Sender::Process(None),
         };
-        return Ok(Received { signal, sender });
+        return Ok(Some(Received { signal, sender }));
     }
 }
 
 /// A descriptor that is readable while one of the signals, which must be blocked, waits in the queue;
-/// [`next`] takes it from there.
+/// [`next_until`] takes it from there.
 ///
 /// # References
 /// `signalfd(2)`
@@ -238,7 +249,24 @@ impl Unignored {
 pub(crate) fn suffer(signal: Signal) {
     // It cannot fail for our own pid.
     if kill_process(getpid(), signal).is_ok() {
-        SignalSet::of(&[signal]).unblock();
-        block(&[signal]);
+        act_on(signal);
     }
+}
+
+/// Lets a blocked signal act if it has been sent.
+pub(crate) fn act_on(signal: Signal) {
+    SignalSet::of(&[signal]).unblock();
+    block(&[signal]);
+}
+
+/// Runs something that writes to a file with the signal blocked that a limit on the size of files sends: the
+/// write fails instead.
+pub(crate) fn without_size_signal<T>(write: impl FnOnce() -> T) -> T {
+    let fresh = block(&[Signal::XFSZ]);
+    let result = write();
+    if fresh.contains(Signal::XFSZ) {
+        take(Signal::XFSZ);
+        fresh.unblock();
+    }
+    result
 }

@@ -7,9 +7,10 @@
 //! makes it, with `clone`: it borrows our memory while we stand still (`CLONE_VM | CLONE_VFORK`), so
 //! nothing is copied, and `lockmgr run LOCK true` takes a twentieth less than with `fork`.
 //!
-//! The child does four things before the new program replaces it, none of which takes a lock or
-//! allocates: it makes the lock's descriptor inheritable (or closes it), ignores again and unblocks
-//! what lockmgr changed for itself, and calls `execvp`.
+//! The child does a few things before the new program replaces it, none of which takes a lock or
+//! allocates: it makes the lock's descriptor inheritable (or closes it), ignores again what lockmgr
+//! changed for itself, makes a process group of its own if it is to have one and takes the terminal
+//! into it, unblocks what lockmgr blocked, and calls `execvp`.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::io;
@@ -56,6 +57,14 @@ pub(crate) struct Inherit<'a> {
     pub(crate) unblock: &'a SignalSet,
     /// What was ignored and is not, for lockmgr's sake.
     pub(crate) ignore: &'a Unignored,
+    /// A process group that the command is to lead; else it stays in ours.
+    pub(crate) own_group: Option<OwnGroup<'a>>,
+}
+
+/// A process group of the command's own.
+pub(crate) struct OwnGroup<'a> {
+    /// The terminal that controls us, and our group: if that has the terminal, the new one gets it.
+    pub(crate) terminal: Option<(BorrowedFd<'a>, Pid)>,
 }
 
 /// What the command finds of the lock's descriptor.
@@ -73,8 +82,9 @@ pub(crate) enum Descriptor<'a> {
 pub(crate) enum NotStarted {
     /// The kernel made no process for it.
     NoChild(io::Error),
-    /// The process found no program, or none that it could become.
-    NoProgram(io::Error),
+    /// The process, which has come and gone, found no program, or none that it could become. Its
+    /// process group may have got the terminal.
+    NoProgram(io::Error, Pid),
 }
 
 /// What parent and child share while both look at the same memory.
@@ -86,6 +96,10 @@ struct Handover {
     close: RawFd,
     unblock: *const SignalSet,
     ignore: *const Unignored,
+    own_group: bool,
+    /// -1 for none.
+    terminal: RawFd,
+    our_group: c_int,
     /// Why there is no new program, if there is none.
     error: c_int,
 }
@@ -95,6 +109,7 @@ struct Handover {
 /// # References
 /// `clone(2)`, `vfork(2)`, `posix_spawn(3)`, `execvp(3)`
 pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> Result<Pid, NotStarted> {
+    let terminal = inherit.own_group.as_ref().and_then(|own| own.terminal);
     let (make_inheritable, close) = match inherit.lock {
         Descriptor::Inherit(fd) => (fd.as_raw_fd(), -1),
         Descriptor::Leave => (-1, -1),
@@ -107,6 +122,9 @@ pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> Result<Pid, NotStarte
         close,
         unblock: ptr::from_ref(inherit.unblock),
         ignore: ptr::from_ref(inherit.ignore),
+        own_group: inherit.own_group.is_some(),
+        terminal: terminal.map_or(-1, |(fd, _)| fd.as_raw_fd()),
+        our_group: terminal.map_or(0, |(_, group)| group.as_raw_nonzero().get()),
         error: 0,
     };
     // `execvp` keeps a path there, and for a script without `#!` a second array of arguments.
@@ -139,7 +157,7 @@ pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> Result<Pid, NotStarte
     }
     // The child that became nothing.
     let _gone = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-    Err(NotStarted::NoProgram(io::Error::from_raw_os_error(error)))
+    Err(NotStarted::NoProgram(io::Error::from_raw_os_error(error), pid))
 }
 
 /// The child's whole life, in its parent's memory.
@@ -158,6 +176,18 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
     // SAFETY: points to what `spawn` borrowed. Signal actions are the child's own.
     let ignore = unsafe { &*handover.ignore };
     ignore.give_back();
+    if handover.own_group {
+        // SAFETY: it takes numbers; for a child that has only just begun it cannot fail.
+        unsafe { libc::setpgid(0, 0) };
+        // SAFETY: it takes a number, which is that of an open descriptor or -1, and touches no memory.
+        let foreground = unsafe { libc::tcgetpgrp(handover.terminal) };
+        if handover.terminal >= 0 && foreground == handover.our_group {
+            // SAFETY: it takes nothing and cannot fail.
+            let own_group = unsafe { libc::getpid() };
+            // SAFETY: numbers only. SIGTTOU is blocked, so this does not stop us.
+            unsafe { libc::tcsetpgrp(handover.terminal, own_group) };
+        }
+    }
     // A stop signal from here on would stop the child while the parent cannot follow it; it is as
     // late as can be, because the new program inherits the mask.
     // SAFETY: points to the set that `spawn` borrowed.

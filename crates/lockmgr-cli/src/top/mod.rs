@@ -285,8 +285,8 @@ impl Top {
     }
 
     fn take_signal(&mut self) -> io::Result<Option<End>> {
-        let signal = signals::next(&self.taken)?.signal;
-        match signal {
+        let Some(received) = signals::next_until(&self.taken, None)? else { return Ok(None) };
+        match received.signal {
             // The size is looked at whenever something is drawn.
             Signal::WINCH => {}
             Signal::CONT => self.come_back()?,

@@ -95,7 +95,7 @@ pub(crate) fn shell(scratch: &Scratch) -> Terminal {
 }
 
 const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo \"<$n>\"' \"$1\"; trap 'kill -9 $!; echo \"total $n.\"; exit 7' TERM; \
-                       sleep 60 & echo ready; while :; do wait; done";
+                       (trap '' INT; echo ready; exec sleep 60) & while :; do wait; done";
 
 #[test]
 fn ctrl_c_comes_once() {
