@@ -94,7 +94,7 @@ pub(crate) enum Trouble {
 /// command does not cut off the release and the exit status.
 pub(crate) fn run(
     argv: &Argv,
-    lock: BorrowedFd<'_>,
+    locks: &[BorrowedFd<'_>],
     mut ignore: Unignored,
     hold_tree: bool,
 ) -> Result<Ended, Trouble> {
@@ -105,7 +105,7 @@ pub(crate) fn run(
         // Any pid stands for "yes".
         set_child_subreaper(Some(getpid())).map_err(|error| Trouble::Lost(error.into()))?;
     }
-    let inherit = Inherit { lock, unblock: &unblock, ignore: &ignore };
+    let inherit = Inherit { locks, unblock: &unblock, ignore: &ignore };
     let pid = spawn(argv, &inherit).map_err(Trouble::NotStarted)?;
     Watch { pid, hold_tree, interrupted: false, continued: false, ended: None }
         .until_the_end()

@@ -1,6 +1,6 @@
 //! `lockmgr kill`: signals whoever holds a lock, and waits until he does not hold it any more.
 
-mod aim;
+pub(crate) mod aim;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::json::{self, HolderJson, PathJson, ProcessJson, Teller};
 use crate::say::say;
 use crate::{path_of_lock, show};
 
-use aim::{Spared, Target, choose, is_same, locks_of};
+use aim::{Spared, Target, Whom, choose, is_same, locks_of};
 
 pub(crate) fn kill(args: &KillArgs) -> Result<Status, Failure> {
     let path = path_of_lock(&args.lock, args.system)?;
@@ -51,6 +51,10 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    fn whom(&self) -> Whom {
+        Whom { inherited: self.args.inherited, init: self.args.init }
+    }
+
     fn done(mut self) -> Result<Status, Failure> {
         let (outcome, line) = self.work()?;
         let holders: Vec<Holder> =
@@ -76,7 +80,7 @@ impl Job<'_> {
         if locks.is_empty() {
             return Ok((Outcome::NotHeld, format!("{}: nobody holds it", self.shown)));
         }
-        let (chosen, spared) = choose(&locks, self.args);
+        let (chosen, spared) = choose(&locks, self.whom());
         self.spared = spared;
         for (process, holder) in chosen {
             self.targets.extend(Target::pin(process, holder)?);
@@ -133,7 +137,7 @@ impl Job<'_> {
     }
 
     fn send_to_those_who_hold_it_still(&mut self) -> Result<(), Failure> {
-        let (holders, _) = choose(&locks_of(&self.path)?, self.args);
+        let (holders, _) = choose(&locks_of(&self.path)?, self.whom());
         let signal = self.args.signal;
         for mut target in std::mem::take(&mut self.targets) {
             let who = show::process(&target.process);

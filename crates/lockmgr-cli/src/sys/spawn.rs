@@ -1,15 +1,15 @@
 //! Starts the command, in a child or in our place, and changes nothing about it.
 //!
 //! The command is to find everything as lockmgr found it: mask, ignored signals, descriptors, process
-//! group, environment. `std::process::Command` clears the signal mask and resets SIGPIPE. glibc's
+//! group, and the environment but for what it is told of the lock. `std::process::Command` clears the signal mask and resets SIGPIPE. glibc's
 //! `posix_spawn` leaves its two internal signals (32 and 33) ignored in the child, and can set a
 //! signal to its default but not to "ignored". So the child is made here in the way `posix_spawn`
 //! makes it, with `clone`: it borrows our memory while we stand still (`CLONE_VM | CLONE_VFORK`), so
 //! nothing is copied, and `lockmgr run LOCK true` takes a twentieth less than with `fork`.
 //!
 //! The child does four things before the new program replaces it, none of which takes a lock or
-//! allocates: it makes the lock's descriptor inheritable, ignores again and unblocks what
-//! lockmgr changed for itself, and calls `execvp`.
+//! allocates: it makes the locks' descriptors inheritable, ignores again and unblocks what
+//! lockmgr changed for itself, and calls `execvpe`.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::io;
@@ -19,13 +19,15 @@ use std::ptr;
 
 use rustix::process::Pid;
 
+use super::environment::Environment;
 use super::signals::{SignalSet, Unignored};
 
-/// A program and its arguments, ready for `execvp`.
+/// A program, its arguments and its environment, ready for `execvpe`.
 pub(crate) struct Argv {
     words: Vec<CString>,
     /// Points into `words` (whose heap blocks stay where they are), and ends in a null pointer.
     pointers: Vec<*const c_char>,
+    environment: Environment,
 }
 
 impl Argv {
@@ -40,7 +42,12 @@ impl Argv {
             .collect();
         assert!(!words.is_empty(), "a command has at least a name");
         let pointers = words.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
-        Argv { words, pointers }
+        Argv { words, pointers, environment: Environment::with(Vec::new()) }
+    }
+
+    /// With this environment, instead of lockmgr's own.
+    pub(crate) fn set_environment(&mut self, environment: Environment) {
+        self.environment = environment;
     }
 
     pub(crate) fn program(&self) -> &CStr {
@@ -50,8 +57,8 @@ impl Argv {
 
 /// What the child gets that differs from what lockmgr has at the moment: back to how it was.
 pub(crate) struct Inherit<'a> {
-    /// Stays open in the command, so that the lock lasts even if lockmgr is killed.
-    pub(crate) lock: BorrowedFd<'a>,
+    /// Stay open in the command, so that the locks last even if lockmgr is killed.
+    pub(crate) locks: &'a [BorrowedFd<'a>],
     /// What lockmgr blocked for itself.
     pub(crate) unblock: &'a SignalSet,
     /// What was ignored and is not, for lockmgr's sake.
@@ -62,7 +69,8 @@ pub(crate) struct Inherit<'a> {
 struct Handover {
     program: *const c_char,
     argv: *const *const c_char,
-    lock: RawFd,
+    environment: *const *const c_char,
+    locks: *const [RawFd],
     unblock: *const SignalSet,
     ignore: *const Unignored,
     /// Why there is no new program, if there is none.
@@ -74,10 +82,12 @@ struct Handover {
 /// # References
 /// `clone(2)`, `vfork(2)`, `posix_spawn(3)`, `execvp(3)`
 pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> io::Result<Pid> {
+    let locks: Vec<RawFd> = inherit.locks.iter().map(AsRawFd::as_raw_fd).collect();
     let mut handover = Handover {
         program: argv.program().as_ptr(),
         argv: argv.pointers.as_ptr(),
-        lock: inherit.lock.as_raw_fd(),
+        environment: argv.environment.as_ptr(),
+        locks: ptr::from_ref(locks.as_slice()),
         unblock: ptr::from_ref(inherit.unblock),
         ignore: ptr::from_ref(inherit.ignore),
         error: 0,
@@ -120,8 +130,11 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
     let handover = handover.cast::<Handover>();
     // SAFETY: `spawn` passes its own `Handover`, and stands still; nothing else refers to it.
     let handover = unsafe { &mut *handover };
-    // SAFETY: it changes a flag of a descriptor in the child's own table.
-    unsafe { libc::fcntl(handover.lock, libc::F_SETFD, 0) };
+    // SAFETY: points to the numbers that `spawn` has collected, and keeps until it goes on.
+    for lock in unsafe { &*handover.locks } {
+        // SAFETY: it changes a flag of a descriptor in the child's own table.
+        unsafe { libc::fcntl(*lock, libc::F_SETFD, 0) };
+    }
     // SAFETY: points to what `spawn` borrowed. Signal actions are the child's own.
     let ignore = unsafe { &*handover.ignore };
     ignore.give_back();
@@ -130,8 +143,8 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
     // SAFETY: points to the set that `spawn` borrowed.
     let unblock = unsafe { &*handover.unblock };
     unblock.unblock();
-    // SAFETY: a NUL-terminated string and a null-terminated array of such, all alive in `spawn`.
-    unsafe { libc::execvp(handover.program, handover.argv) };
+    // SAFETY: a NUL-terminated string and two null-terminated arrays of such, all alive in `spawn`.
+    unsafe { libc::execvpe(handover.program, handover.argv, handover.environment) };
     handover.error = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
     // SAFETY: `_exit` runs no handlers of the parent's and touches none of its memory.
     unsafe { libc::_exit(127) }
@@ -140,7 +153,8 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
 /// Replaces this process by the command; returns only if that cannot be.
 pub(crate) fn exec(argv: &Argv, ignore: &Unignored) -> io::Error {
     ignore.give_back();
-    // SAFETY: a NUL-terminated string and a null-terminated array of such.
-    unsafe { libc::execvp(argv.program().as_ptr(), argv.pointers.as_ptr()) };
+    let (program, environment) = (argv.program().as_ptr(), argv.environment.as_ptr());
+    // SAFETY: a NUL-terminated string and two null-terminated arrays of such.
+    unsafe { libc::execvpe(program, argv.pointers.as_ptr(), environment) };
     io::Error::last_os_error()
 }
