@@ -3,22 +3,29 @@
 //! No test sleeps to make sure: each waits for the event it needs, with a generous bound.
 
 mod bad_input;
+mod command_environment;
 mod daemon_left_behind;
 mod deadlock_option;
 mod deadlocks;
 mod exit_codes;
+mod fair;
 mod fd_forms;
 mod hold_tree;
 mod holder_record;
+mod if_busy;
 mod inherited_signal_state;
 mod json_schema;
 mod kill;
 mod lock_lasts_as_long_as_command;
 mod ls;
 mod names;
+mod nested;
 mod output;
+mod replace;
+mod several_locks;
 mod sigkill_of_lockmgr;
 mod signals;
+mod slots;
 mod support;
 mod terminal;
 #[cfg(feature = "top")]
