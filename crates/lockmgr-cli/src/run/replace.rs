@@ -49,6 +49,7 @@ pub(super) fn replace(locks: &Locks, came: SystemTime, quiet: bool) -> Result<()
 }
 
 /// What one look has found.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Found {
     TheOne(Process, Holder, Record),
     /// Why nobody is to be replaced.
