@@ -157,7 +157,7 @@ pub(crate) struct Terms<'a> {
 /// command does not cut off the release and the exit status.
 pub(crate) fn run(
     argv: &Argv,
-    lock: BorrowedFd<'_>,
+    locks: &[BorrowedFd<'_>],
     mut ignore: Unignored,
     Terms { hold_tree, granted, limits, on_step }: Terms<'_>,
 ) -> Result<Ended, Trouble> {
@@ -172,7 +172,7 @@ pub(crate) fn run(
         // Any pid stands for "yes".
         set_child_subreaper(Some(getpid())).map_err(|error| Trouble::Lost(error.into()))?;
     }
-    let lock = Descriptor::Inherit(lock);
+    let lock = Descriptor::Inherit(locks);
     let own_group = job.as_ref().map(Job::start);
     let inherit = Inherit { lock, unblock: &unblock, ignore: &ignore, own_group };
     let pid = spawn(argv, &inherit).inspect_err(|failed| {

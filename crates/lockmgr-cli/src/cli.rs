@@ -23,7 +23,7 @@ pub(crate) use kill::KillArgs;
 pub(crate) use lasting::LastingArgs;
 pub(crate) use log::LogArgs;
 pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
-pub(crate) use run::{LimitArgs, RunArgs};
+pub(crate) use run::{IfBusy, LimitArgs, Nested, RunArgs};
 pub(crate) use top::TopArgs;
 pub(crate) use values::signal_name;
 pub(crate) use wait::WaitArgs;
@@ -191,6 +191,11 @@ impl AcquireArgs {
     pub(crate) fn mode(&self) -> Mode {
         // Each overrides the other, so at most one of them is set.
         if self.shared { Mode::Shared } else { Mode::Exclusive }
+    }
+
+    /// One attempt is all there is to be.
+    pub(crate) fn do_not_wait(&mut self) {
+        self.no_wait = true;
     }
 
     pub(crate) fn wait(&self) -> Wait {

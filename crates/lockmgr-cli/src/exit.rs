@@ -12,7 +12,8 @@
 //! | 70 | a defect in lockmgr itself |
 //! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock; a file of `--result`, `log` or `--svg` |
 //! | 74 | any other failure of the system |
-//! | 75, or what `-E` says | the lock was busy, did not get free in time, or never would (`--deadlock=fail`) |
+//! | 0 | the command was not run, because the lock was busy (`--if-busy=skip`) |
+//! | 75, or what `-E` says | the lock was busy, did not get free in time, or never would (`--deadlock=fail`, held by an ancestor), or too many waited (`--max-waiting`) |
 //! | 77 | `kill`: refused, because a holder was not verified, not confirmed, or may not be signalled |
 //! | 124 | the command was told to end, because its time was over (`--max-hold`) |
 //! | 126 | the command was found, and cannot be executed |

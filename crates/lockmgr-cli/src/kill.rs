@@ -1,6 +1,6 @@
 //! `lockmgr kill`: signals whoever holds a lock, and waits until he does not hold it any more.
 
-mod aim;
+pub(crate) mod aim;
 
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -20,7 +20,7 @@ use crate::json::{self, HolderJson, PathJson, ProcessJson, Teller};
 use crate::say::say;
 use crate::{path_of_lock, show};
 
-use aim::{Spared, Target, choose, is_same, locks_of};
+use aim::{Spared, Target, Whom, choose, is_same, locks_of};
 
 pub(crate) fn kill(args: &KillArgs) -> Result<Status, Failure> {
     let path = path_of_lock(&args.lock, args.system)?;
@@ -61,6 +61,10 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    fn whom(&self) -> Whom {
+        Whom { inherited: self.args.inherited, init: self.args.init }
+    }
+
     fn done(mut self) -> Result<Status, Failure> {
         let (outcome, line) = self.work()?;
         let holders: Vec<Holder> =
@@ -86,7 +90,7 @@ impl Job<'_> {
         if locks.is_empty() {
             return Ok((Outcome::NotHeld, format!("{}: nobody holds it", self.shown)));
         }
-        let (chosen, spared) = choose(&locks, self.args);
+        let (chosen, spared) = choose(&locks, self.whom());
         self.spared = spared;
         for (process, holder) in chosen {
             self.targets.extend(Target::pin(process, holder)?);
@@ -147,7 +151,7 @@ impl Job<'_> {
     }
 
     fn send_to_those_who_hold_it_still(&mut self) -> Result<(), Failure> {
-        let (holders, _) = choose(&locks_of(&self.path)?, self.args);
+        let (holders, _) = choose(&locks_of(&self.path)?, self.whom());
         let signal = self.args.signal;
         for mut target in std::mem::take(&mut self.targets) {
             let who = show::process(&target.process);

@@ -5,7 +5,8 @@
 //! is [`start`]. The parts, in the order in which `run` goes through them:
 //!
 //! - `cli`: the words as they were typed; `duration`: one kind of them
-//! - `run`: what they mean; acquire, run, release, report
+//! - `run`: what they mean; acquire, run, release, report (`locks`: one, several or slots; `busy`,
+//!   `nested`, `replace`: what is done before a wait; `environment`: what the command is told)
 //! - `waiting`: what is said and looked for while the lock is busy
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
 //!   (`child::limits`: what is due when; `child::job`: a process group and the terminal)

@@ -17,7 +17,7 @@ use crate::run::{check_mechanism, free_a_signal};
 use crate::say::say;
 use crate::sys;
 use crate::sys::signals::Unignored;
-use crate::waiting::{self, Awaited};
+use crate::waiting::{self, Awaited, Refused, only_wait};
 use crate::{finish, printable};
 
 pub(crate) fn lock(args: &LockArgs) -> Status {
@@ -41,18 +41,22 @@ fn try_lock(args: &LockArgs) -> Result<Status, Failure> {
     let handle = options.from_file(opened(args.fd)?).map_err(failed)?;
     free_a_signal(how, &mut Unignored::default());
     let was_shared = holds_shared(args.fd)?;
-    let what =
-        Awaited { path: format!("/proc/self/fd/{}", args.fd).into(), name: Some(name_of(args.fd)) };
-    let guard =
-        waiting::acquire(how, what, handle.acquire(), Acquire::try_now_owned, Acquire::wait_owned)
-            .map_err(|refused| {
-                let of_lock = |error: &Error, busy| on_descriptor(args.fd, error, busy);
-                let mut failure = refused.failure(how, of_lock);
-                if was_shared && !keep_shared(&handle) {
-                    failure.line.push_str("; the shared lock that the descriptor had is lost");
-                }
-                failure
-            })?;
+    let what = Awaited {
+        name: Some(name_of(args.fd)),
+        ..Awaited::one(format!("/proc/self/fd/{}", args.fd).into(), how.mechanism)
+    };
+    let acquire = handle.acquire().mode(how.mode());
+    let (attempt, wait) = (Acquire::try_now_owned, Acquire::wait_owned);
+    let guard = waiting::acquire(how, what, acquire, attempt, only_wait::<Refused>, wait).map_err(
+        |refused| {
+            let of_lock = |error: &Error, busy| on_descriptor(args.fd, error, busy);
+            let mut failure = refused.failure(how, of_lock);
+            if was_shared && !keep_shared(&handle) {
+                failure.line.push_str("; the shared lock that the descriptor had is lost");
+            }
+            failure
+        },
+    )?;
     if is_deleted(guard.file()) {
         // Others come by the path, and lock another file.
         return Err(Failure::new(

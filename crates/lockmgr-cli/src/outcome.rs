@@ -29,7 +29,6 @@ pub(crate) enum Outcome {
     /// The command ran, and ended by itself or by a signal of others.
     Ran,
     /// As `Ran`; for it, whoever held the lock before was ended.
-    #[expect(dead_code, reason = "--if-busy=replace is not built yet")]
     Replaced,
     /// The command ran, and was told to end because its time was over.
     MaxHold,
@@ -40,7 +39,6 @@ pub(crate) enum Outcome {
     /// It would never have got free (`--deadlock=fail`).
     Deadlock,
     /// Not to run was all right (`--if-busy=skip`, `--every`).
-    #[expect(dead_code, reason = "--if-busy=skip and --every are not built yet")]
     Skipped,
     /// The lock could not be had for another reason.
     LockError,

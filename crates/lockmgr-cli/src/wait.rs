@@ -17,7 +17,7 @@ use crate::json::{self, HolderJson, PathJson, Teller};
 use crate::run::{check_mechanism, free_a_signal};
 use crate::say::say;
 use crate::sys::signals::Unignored;
-use crate::waiting::{self, Awaited, Refused};
+use crate::waiting::{self, Awaited, Refused, only_wait};
 use crate::{path_of_lock, show};
 
 pub(crate) fn wait(args: &WaitArgs) -> Result<Status, Failure> {
@@ -32,9 +32,10 @@ pub(crate) fn wait(args: &WaitArgs) -> Result<Status, Failure> {
     let lock = options.open_lazy(&path).map_err(|error| failed(&error))?;
     free_a_signal(how, &mut Unignored::default());
     let since = Instant::now();
-    let what = Awaited { path: path.clone(), name: None };
+    let what = Awaited::one(path.clone(), how.mechanism);
+    let acquire = lock.acquire().mode(how.mode());
     let acquired =
-        match waiting::acquire(how, what, lock.acquire(), Acquire::try_now, Acquire::wait) {
+        match waiting::acquire(how, what, acquire, Acquire::try_now, only_wait, Acquire::wait) {
             Ok(guard) => Ok(guard.unlock()),
             Err(Refused::Lock(error)) => Err(error),
             Err(refused) => return Err(refused.failure(how, Failure::of_lock)),

@@ -18,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use lockmgr::inspect::{Deadlock, Lookout, Pauses};
-use lockmgr::{Acquire, CancelToken, Error, Mechanism};
+use lockmgr::{Acquire, AcquireSet, AcquireSlots, CancelToken, Error, Mechanism};
 
 use crate::cli::{AcquireArgs, OnDeadlock, Wait};
 use crate::exit::{Failure, Status};
@@ -30,10 +30,69 @@ use line::{PlainPauses, Scene};
 
 /// What is waited for.
 pub(crate) struct Awaited {
-    /// By which the lock file can be looked at.
-    pub(crate) path: PathBuf,
-    /// What to call it, if not by its path.
+    /// By which the lock files can be looked at.
+    pub(crate) paths: Vec<PathBuf>,
+    /// What to call it, if not by its paths.
     pub(crate) name: Option<String>,
+    /// What the kernel keeps it with.
+    pub(crate) mechanism: Mechanism,
+    /// It is a semaphore, whose front waiter does not wait in the kernel's table.
+    pub(crate) slots: bool,
+}
+
+impl Awaited {
+    /// The lock on one file.
+    pub(crate) fn one(path: PathBuf, mechanism: Mechanism) -> Self {
+        Self { paths: vec![path], name: None, mechanism, slots: false }
+    }
+
+    fn called(&self, one: impl Fn(&PathBuf) -> String) -> String {
+        self.name
+            .clone()
+            .unwrap_or_else(|| self.paths.iter().map(one).collect::<Vec<_>>().join(" and "))
+    }
+}
+
+/// An acquisition that can be limited.
+pub(crate) trait Limited: Clone {
+    fn until(self, deadline: Instant) -> Self;
+    fn unless(self, cancel: &CancelToken) -> Self;
+}
+
+impl Limited for Acquire<'_> {
+    fn until(self, deadline: Instant) -> Self {
+        self.deadline(deadline)
+    }
+
+    fn unless(self, cancel: &CancelToken) -> Self {
+        self.cancel(cancel)
+    }
+}
+
+impl Limited for AcquireSet<'_> {
+    fn until(self, deadline: Instant) -> Self {
+        self.deadline(deadline)
+    }
+
+    fn unless(self, cancel: &CancelToken) -> Self {
+        self.cancel(cancel)
+    }
+}
+
+impl Limited for AcquireSlots<'_> {
+    fn until(self, deadline: Instant) -> Self {
+        self.deadline(deadline)
+    }
+
+    fn unless(self, cancel: &CancelToken) -> Self {
+        self.cancel(cancel)
+    }
+}
+
+/// For those who do nothing about a busy lock but wait.
+#[expect(clippy::unnecessary_wraps, reason = "others do have reasons not to wait")]
+pub(crate) fn only_wait<R>() -> Result<(), R> {
+    Ok(())
 }
 
 /// Why there is no lock.
@@ -56,38 +115,44 @@ impl Refused {
     }
 }
 
-/// Acquires the lock as the options want it: with `attempt`, and, if it is busy, with `wait`.
-pub(crate) fn acquire<'a, G>(
+/// Acquires the lock as the options want it: with `attempt`, and, if it is busy, with `wait`. In between
+/// `busy` may have reasons not to wait.
+pub(crate) fn acquire<A: Limited, G, R: From<Refused>>(
     how: &AcquireArgs,
     what: Awaited,
-    acquire: Acquire<'a>,
-    attempt: impl FnOnce(Acquire<'a>) -> lockmgr::Result<G>,
-    wait: impl FnOnce(Acquire<'a>) -> lockmgr::Result<G>,
-) -> Result<G, Refused> {
-    let acquire = acquire.mode(how.mode());
+    acquire: A,
+    attempt: impl FnOnce(A) -> lockmgr::Result<G>,
+    busy: impl FnOnce() -> Result<(), R>,
+    wait: impl FnOnce(A) -> lockmgr::Result<G>,
+) -> Result<G, R> {
     // The time runs from here.
     let (acquire, deadline) = match how.wait() {
-        Wait::Not => return attempt(acquire).map_err(Refused::Lock),
+        Wait::Not | Wait::Forever => (acquire, None),
         Wait::For(limit) => match Instant::now().checked_add(limit) {
-            Some(deadline) => (acquire.deadline(deadline), Some(deadline)),
+            Some(deadline) => (acquire.until(deadline), Some(deadline)),
             None => (acquire, None),
         },
-        Wait::Forever => (acquire, None),
     };
     match attempt(acquire.clone()) {
-        Err(Error::Busy { .. }) => {}
-        result => return result.map_err(Refused::Lock),
+        Err(error @ Error::Busy { .. }) => {
+            busy()?;
+            if matches!(how.wait(), Wait::Not) {
+                return Err(Refused::Lock(error).into());
+            }
+        }
+        result => return result.map_err(|error| Refused::Lock(error).into()),
     }
-    let file_name = what.path.file_name().unwrap_or(what.path.as_os_str());
-    let short_name = what.name.clone().unwrap_or_else(|| file_name.to_string_lossy().into_owned());
-    let name = what.name.unwrap_or_else(|| what.path.to_string_lossy().into_owned());
+    let short_name = what
+        .called(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
+    let name = what.called(|path| path.to_string_lossy().into_owned());
     let cancel = CancelToken::new();
-    let acquire = if how.deadlock == OnDeadlock::Fail { acquire.cancel(&cancel) } else { acquire };
+    let acquire = if how.deadlock == OnDeadlock::Fail { acquire.unless(&cancel) } else { acquire };
     let companion = Companion::start(Watch {
-        path: what.path,
+        paths: what.paths,
         name: harmless(&name),
         short_name: harmless(&short_name),
-        mechanism: how.mechanism,
+        mechanism: what.mechanism,
+        slots: what.slots,
         lookout: Lookout::of_this_thread(),
         deadlock: how.deadlock,
         quiet: how.quiet,
@@ -100,8 +165,9 @@ pub(crate) fn acquire<'a, G>(
     match (result, companion.and_then(Companion::end)) {
         (Err(Error::Cancelled { .. }), Some(found)) => Err(Refused::Deadlock(format!(
             "{name}: the wait would never end, for this is a deadlock: {found}"
-        ))),
-        (result, _) => result.map_err(Refused::Lock),
+        ))
+        .into()),
+        (result, _) => result.map_err(|error| Refused::Lock(error).into()),
     }
 }
 
@@ -172,10 +238,11 @@ impl Companion {
 
 /// The second thread.
 struct Watch {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     name: String,
     short_name: String,
     mechanism: Mechanism,
+    slots: bool,
     lookout: Lookout,
     deadlock: OnDeadlock,
     quiet: bool,

@@ -57,11 +57,13 @@ pub(crate) struct Request {
     pub(crate) tokens: Vec<CancelToken>,
     /// Descriptors of holds that last as long as the wait.
     pub(crate) kept: Vec<u32>,
+    /// A single attempt, too, passes the gate of a fair handle.
+    pub(crate) in_turn: bool,
 }
 
 impl Request {
     pub(crate) fn new(mode: Mode, when: When) -> Self {
-        Self { mode, when, tokens: Vec::new(), kept: Vec::new() }
+        Self { mode, when, tokens: Vec::new(), kept: Vec::new(), in_turn: false }
     }
 
     pub(crate) fn operation(&self) -> &'static str {
@@ -127,7 +129,8 @@ impl Request {
     fn goes_past_gate(&self, handle: &Handle) -> bool {
         self.mode == Mode::Shared
             && handle.settings.fairness != Fairness::Off
-            && (self.when == When::Now || handle.held_by_this_thread() == Some(Mode::Shared))
+            && (self.when == When::Now && !self.in_turn
+                || handle.held_by_this_thread() == Some(Mode::Shared))
     }
 
     /// Gets the right to ask the kernel, asleep if need be; notes when the waiting began.
@@ -272,6 +275,14 @@ impl<'a> Acquire<'a> {
     pub fn try_now(mut self) -> Result<FileLockGuard<'a>> {
         self.request.when = When::Now;
         self.wait()
+    }
+
+    /// One attempt that overtakes nobody: as [`try_now`](Self::try_now), but through a
+    /// [fair](crate::FileLockOptions::fair) handle it needs to find the gate open when shared, too.
+    /// For whoever is going to wait if the lock is busy, and wants to know before.
+    pub fn try_in_turn(mut self) -> Result<FileLockGuard<'a>> {
+        self.request.in_turn = true;
+        self.try_now()
     }
 
     /// As [`try_now`](Self::try_now), with a guard that can be sent to other threads and stored.

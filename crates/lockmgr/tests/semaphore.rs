@@ -467,3 +467,37 @@ fn no_inotify(args: &[String]) {
     wait(args);
     drop(all);
 }
+
+#[test]
+fn a_head_that_gives_up_leaves_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let other = Semaphore::open(&path, 1).unwrap();
+    // It keeps its description for the next time.
+    let impatient = Semaphore::open(&path, 1).unwrap();
+    let guard = other.acquire().wait().unwrap();
+    impatient.acquire_timeout(Duration::from_millis(5)).unwrap_err();
+    impatient.acquire().try_in_turn().unwrap_err();
+    drop(guard);
+    drop(other.acquire().try_in_turn().expect("nobody waits"));
+}
+
+#[test]
+fn a_try_in_turn_overtakes_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let semaphore = Semaphore::open(&path, 2).unwrap();
+    let guard = semaphore.acquire().try_in_turn().unwrap();
+    thread::scope(|scope| {
+        let waiter = Semaphore::open(&path, 2).unwrap();
+        let both = scope.spawn(move || drop(waiter.acquire_many(2).wait().unwrap()));
+        // As soon as it is the head.
+        while let Ok(guard) = semaphore.acquire().try_in_turn() {
+            drop(guard);
+            thread::yield_now();
+        }
+        drop(semaphore.try_acquire().expect("a slot is free"));
+        drop(guard);
+        both.join().unwrap();
+    });
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, ValueHint};
+use clap::{ArgMatches, Args, ValueEnum, ValueHint};
 
 use super::{AcquireArgs, LastingArgs, values};
 
@@ -21,6 +21,7 @@ use super::{AcquireArgs, LastingArgs, values};
 /// any program does, and the command is not started.
 #[derive(Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch on the command line")]
+#[expect(clippy::doc_markdown, reason = "help is plain text: names of variables stand as they are")]
 #[command(
     override_usage = "lockmgr run [OPTIONS] LOCK [--] COMMAND [ARG]...\n       \
                       lockmgr run [OPTIONS] LOCK -c STRING",
@@ -86,6 +87,82 @@ pub(crate) struct RunArgs {
     #[arg(long, conflicts_with = "no_fork")]
     pub(crate) hold_tree: bool,
 
+    /// Wait in line: first come, first served
+    ///
+    /// Otherwise whoever releases the lock and comes back at once often overtakes those who sleep, and
+    /// overlapping --shared holders keep an exclusive one out. In line are those who use --fair, and
+    /// programs that use the library's fair locks. The lock file must be writable; posix locks cannot be
+    /// fair. --slots always is.
+    #[arg(long)]
+    pub(crate) fair: bool,
+
+    /// Let N commands in at a time: LOCK is N slots, of which each command has one
+    ///
+    /// Everybody should name the same N for the same LOCK; whoever names a smaller one uses only the
+    /// first so many slots. The slots are not the same lock as LOCK without --slots: use a lock file for
+    /// one or the other. The slot's number, from 0 to N-1, is in LOCKMGR_SLOT.
+    #[arg(long, value_name = "N", value_parser = values::slots(),
+          conflicts_with_all = ["shared", "mechanism", "range", "remove", "note", "and", "and_shared"])]
+    pub(crate) slots: Option<u32>,
+
+    /// Have K of the slots, all of them or none
+    #[arg(long, value_name = "K", value_parser = values::slots(), requires = "slots")]
+    pub(crate) take: Option<u32>,
+
+    /// Have this lock, too; all of them or none (may be repeated)
+    ///
+    /// While it waits for one of the locks, it has none of the others, so there is no deadlock, in
+    /// whatever order others name the same locks. The price is that it may wait long where the locks
+    /// are busy by turns; --fair helps. What the other options say goes for all of the locks.
+    #[arg(long, value_name = "LOCK", value_hint = ValueHint::AnyPath, conflicts_with = "range")]
+    pub(crate) and: Vec<OsString>,
+
+    /// As --and, sharing that lock with others that share it
+    #[arg(long, value_name = "LOCK", value_hint = ValueHint::AnyPath, conflicts_with = "range")]
+    pub(crate) and_shared: Vec<OsString>,
+
+    /// What to do when the lock is busy: wait (the default), fail, skip or replace
+    ///
+    /// fail: as -n. skip: exit with 0, without having run the command (with --timeout, when the lock is
+    /// busy still after that time). replace: send SIGTERM to the holder, and wait. That goes to one
+    /// process at most: the one that had the lock when this command came, has it still, and has left
+    /// its record in the lock file, which the kernel confirms (so not to a --shared one, nor to one
+    /// that cannot write there); never to an ancestor or to process 1. It is no hand-over: whoever is
+    /// before this command in the queue gets the lock first, and is left alone, as is everybody who gets
+    /// it after this command has come. Of two commands that replace the same holder, both signal it, one
+    /// after the other gets the lock, and neither signals the other.
+    #[arg(
+        long,
+        value_name = "wait|fail|skip|replace",
+        hide_possible_values = true,
+        default_value = "wait",
+        hide_default_value = true
+    )]
+    pub(crate) if_busy: IfBusy,
+
+    /// Give up, with the status for a busy lock, when N others wait already
+    ///
+    /// As the kernel's table has it at that moment: two that come at the same time may both stay.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_waiting: Option<usize>,
+
+    /// What to do when an ancestor of this process has the lock: fail (the default), pass or wait
+    ///
+    /// fail: give up at once, with the status for a busy lock, because the ancestor most likely waits for
+    /// the end of this very process. pass: run the command inside the ancestor's hold, without a lock of
+    /// its own; what was asked for must be part of that hold. wait: wait as for anybody else, such as
+    /// in the background. It is looked for where LOCKMGR_LOCK is in the environment and the lock is
+    /// busy; what is found is the kernel's word. (With --slots: where too few slots are left for ever;
+    /// pass takes none where the ancestor has enough.)
+    #[arg(
+        long,
+        value_name = "fail|pass|wait",
+        hide_possible_values = true,
+        default_value = "fail",
+        hide_default_value = true
+    )]
+    pub(crate) nested: Nested,
+
     #[command(flatten)]
     pub(crate) limit: LimitArgs,
 
@@ -148,6 +225,23 @@ pub(crate) struct LimitArgs {
     pub(crate) warn_after: Option<Duration>,
 }
 
+/// What to do about a busy lock.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IfBusy {
+    Wait,
+    Fail,
+    Skip,
+    Replace,
+}
+
+/// What to do about an ancestor's hold.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Nested {
+    Fail,
+    Pass,
+    Wait,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   lockmgr run backup rsync -a /home /mnt         wait for the lock, however long it takes
@@ -161,11 +255,24 @@ Examples:
   lockmgr run --system apt-mirror ./sync.sh      one lock for all users
   lockmgr run --max-hold 1h --kill-after 10s backup ./backup.sh
   lockmgr run --log /var/log/locks.jsonl --result fd:3 backup ./backup.sh 3>result.json
+  lockmgr run --slots 4 downloads wget URL       four at a time
+  lockmgr run --slots 8 --take 3 cores make -j3  three of eight at once
+  lockmgr run --and bob alice ./transfer.sh      both locks or none
+  lockmgr run --if-busy=skip sync ./sync.sh      nothing to do if it runs already
+  lockmgr run --if-busy=replace preview ./serve  the newest takes over
+
+The command's environment:
+  LOCKMGR_LOCK       the lock file of LOCK
+  LOCKMGR_MODE       exclusive, shared or slots
+  LOCKMGR_SLOT       with --slots: the numbers of the slots, from 0, as in 0 or 0,3,4
+  LOCKMGR_TOKEN      with --fenced: the fencing token
+  LOCKMGR_WAITED_MS  how long the lock was waited for, in milliseconds
 
 Exit status:
-  the command's; 0 when --every skips it; 128+N when signal N ended it; 126 and 127 when it cannot be
-  executed or is not found; 124 --max-hold ended it (137 when it took SIGKILL); 75 (or -E) busy,
-  timed out, or --deadlock=fail; 64 wrong usage; 73 the lock file
+  the command's; 0 when --every or --if-busy=skip leaves it out; 128+N when signal N ended it; 126 and
+  127 when it cannot be executed or is not found; 124 --max-hold ended it (137 when it took SIGKILL);
+  75 (or -E) busy, timed out, --deadlock=fail, --max-waiting, or held by an ancestor; 64 wrong usage;
+  73 the lock file
   cannot be opened or created; 74 another failure of the system
 
 A LOCK with a slash in it, and . and .., are paths. A path that is a symbolic link is refused: name

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use lockmgr::{Mechanism, Range};
+use lockmgr::{Mechanism, Range, Semaphore};
 use rustix::process::Signal;
 
 pub(super) fn mechanism() -> impl TypedValueParser<Value = Mechanism> {
@@ -12,6 +12,11 @@ pub(super) fn mechanism() -> impl TypedValueParser<Value = Mechanism> {
 
 pub(super) fn range(text: &str) -> Result<Range, String> {
     text.parse().map_err(|error: lockmgr::Error| error.to_string())
+}
+
+/// A number of slots.
+pub(super) fn slots() -> impl TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(1..=i64::from(Semaphore::MAX_SLOTS))
 }
 
 /// File permissions in octal, `0600` or `600`.

@@ -1,4 +1,4 @@
-//! Whom `lockmgr kill` may signal, and how it makes sure that nobody else is hit.
+//! Whom `lockmgr kill`, and `run --if-busy=replace`, may signal, and how it makes sure that nobody else is hit.
 //!
 //! 1. The process is pinned by `pidfd_open(2)`. From then on the descriptor means this one process, or
 //!    nobody.
@@ -16,7 +16,6 @@ use lockmgr::inspect::{Holder, Lock, Process, Standing};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::cli::KillArgs;
 use crate::exit::Failure;
 use crate::look::{is_a_lock_proper, look_at};
 
@@ -24,38 +23,47 @@ use crate::look::{is_a_lock_proper, look_at};
 pub(super) const INHERITED: &str =
     "it has inherited the lock and did not take it; --inherited signals it, too";
 
+/// Who is signalled besides those that are verified to hold the lock.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Whom {
+    /// Those, too, that have the open file without having locked it.
+    pub(crate) inherited: bool,
+    /// Process 1, too.
+    pub(crate) init: bool,
+}
+
 /// A holder that may be signalled, pinned.
-pub(super) struct Target {
-    pub(super) process: Process,
+pub(crate) struct Target {
+    pub(crate) process: Process,
     /// As which it was found.
-    pub(super) holder: Holder,
-    pub(super) pinned: OwnedFd,
-    pub(super) sent: Vec<Signal>,
-    pub(super) ended: bool,
-    pub(super) holds: bool,
+    pub(crate) holder: Holder,
+    pub(crate) pinned: OwnedFd,
+    pub(crate) sent: Vec<Signal>,
+    pub(crate) ended: bool,
+    pub(crate) holds: bool,
 }
 
 /// A holder that is not signalled, and why.
-pub(super) struct Spared {
-    pub(super) holder: Holder,
-    pub(super) reason: &'static str,
+pub(crate) struct Spared {
+    pub(crate) holder: Holder,
+    pub(crate) reason: &'static str,
 }
 
 /// The locks on the file now, those that count as such. A file that is not there has none.
-pub(super) fn locks_of(path: &Path) -> Result<Vec<Lock>, Failure> {
+pub(crate) fn locks_of(path: &Path) -> Result<Vec<Lock>, Failure> {
     let table = look_at(path, true)?.unwrap_or_default();
     let locks = table.files.into_iter().flat_map(|file| file.locks);
     Ok(locks.filter(is_a_lock_proper).collect())
 }
 
 /// Sorts the holders into those who may be signalled and those who may not.
-pub(super) fn choose(locks: &[Lock], args: &KillArgs) -> (Vec<(Process, Holder)>, Vec<Spared>) {
+pub(crate) fn choose(locks: &[Lock], whom: Whom) -> (Vec<(Process, Holder)>, Vec<Spared>) {
     let (mut chosen, mut spared): (Vec<(Process, Holder)>, Vec<Spared>) = Default::default();
     for holder in locks.iter().flat_map(|lock| &lock.holders) {
         if holder.standing == Standing::Gone {
             continue;
         }
-        match (&holder.process, why_not(holder, args)) {
+        match (&holder.process, why_not(holder, whom)) {
             (Some(process), None) => {
                 let known = chosen.iter_mut().find(|(other, _)| is_same(other, process));
                 match known {
@@ -79,23 +87,23 @@ pub(super) fn choose(locks: &[Lock], args: &KillArgs) -> (Vec<(Process, Holder)>
     (chosen, spared)
 }
 
-fn why_not(holder: &Holder, args: &KillArgs) -> Option<&'static str> {
+fn why_not(holder: &Holder, whom: Whom) -> Option<&'static str> {
     let pid = holder.pid()?;
     if pid == std::process::id() {
         return Some("it is this very process, which has inherited the lock");
     }
-    if !args.inherited && is_our_ancestor(pid) {
+    if !whom.inherited && is_our_ancestor(pid) {
         return Some(
             "this command runs under it, and it may wait for our end; --inherited signals it all \
              the same",
         );
     }
-    if pid == 1 && !args.init {
+    if pid == 1 && !whom.init {
         return Some("it is process 1; --init signals it, too");
     }
     match holder.standing {
         Standing::Verified => None,
-        Standing::Inherited | Standing::Unclear if args.inherited => None,
+        Standing::Inherited | Standing::Unclear if whom.inherited => None,
         Standing::Inherited => Some(INHERITED),
         Standing::Unclear => Some(
             "it is one of several that have the lock, and who took it is not known; --inherited \
@@ -116,13 +124,13 @@ fn is_our_ancestor(pid: u32) -> bool {
 }
 
 /// Whether both are one process: the same pid, and the same start.
-pub(super) fn is_same(one: &Process, other: &Process) -> bool {
+pub(crate) fn is_same(one: &Process, other: &Process) -> bool {
     one.pid == other.pid && one.start == other.start && !one.ended && !other.ended
 }
 
 impl Target {
     /// Pins the process. `None` when it has ended since it was seen.
-    pub(super) fn pin(process: Process, holder: Holder) -> Result<Option<Self>, Failure> {
+    pub(crate) fn pin(process: Process, holder: Holder) -> Result<Option<Self>, Failure> {
         let number = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
         let Some(number) = number else { return Ok(None) };
         let pinned = match pidfd_open(number, PidfdFlags::empty()) {
@@ -141,7 +149,7 @@ impl Target {
     }
 
     /// Sends a signal to exactly this process; says whether it could be.
-    pub(super) fn send(&mut self, signal: Signal) -> Result<(), Errno> {
+    pub(crate) fn send(&mut self, signal: Signal) -> Result<(), Errno> {
         match pidfd_send_signal(&self.pinned, signal) {
             Ok(()) => self.sent.push(signal),
             Err(Errno::SRCH) => self.ended = true,
@@ -151,7 +159,7 @@ impl Target {
     }
 
     /// Notes whether it is among the holders of these locks.
-    pub(super) fn compare(&mut self, locks: &[Lock]) {
+    pub(crate) fn compare(&mut self, locks: &[Lock]) {
         self.holds = locks.iter().flat_map(|lock| &lock.holders).any(|holder| {
             holder.standing != Standing::Gone
                 && holder.process.as_ref().is_some_and(|process| is_same(process, &self.process))

@@ -11,17 +11,11 @@ use crate::cli::LastingArgs;
 use crate::duration::show;
 use crate::printable;
 use crate::say::say;
-use crate::sys::token;
 
 /// The options for the lock.
 pub(super) fn describe(args: &LastingArgs, options: FileLockOptions) -> FileLockOptions {
     let options = options.durable(args.durable);
     if args.fenced { options.fenced(true) } else { options }
-}
-
-/// Tells the command its token, or that it has none: one that we have inherited is another lock's.
-pub(super) fn tell_the_command(guard: &FileLockGuard<'_>) {
-    token::tell_the_command(guard.token());
 }
 
 /// Whether there is nothing to do yet; said to people unless `quiet`.

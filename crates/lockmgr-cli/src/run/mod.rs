@@ -4,37 +4,41 @@
 //!    command is never started.
 //!    Then the lock file is told who holds it, for people to read; the descriptor for that is closed
 //!    before the command is started, and is never inherited.
-//! 2. The command runs with the lock's descriptor inherited, so that even SIGKILL of lockmgr does not
-//!    free the lock under it.
+//! 2. The command runs with the descriptor of every lock inherited, so that even SIGKILL of lockmgr
+//!    does not free a lock under it.
 //! 3. When the command has ended, the lock is released by name, not by closing: a process that the
 //!    command left in the background has the descriptor, too, and must not keep the lock.
 
+mod busy;
+mod environment;
 mod lasting;
 mod locks;
+mod nested;
+mod replace;
 
 use std::io;
 use std::mem;
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use lockmgr::{Acquire, Error, FileLockGuard};
+use lockmgr::{Error, FileLockGuard};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 use crate::child::limits::{Limits, Step};
 use crate::child::{self, Trouble};
-use crate::cli::{AcquireArgs, LimitArgs, RunArgs};
+use crate::cli::{AcquireArgs, IfBusy, LimitArgs, RunArgs, Wait};
 use crate::duration::show;
 use crate::exit::{self, Failure, Status};
 use crate::outcome::{Account, Outcome};
 use crate::say::say;
 use crate::sys::signals::{self, Unignored};
 use crate::sys::spawn::{self, Argv};
-use crate::waiting::{self, Awaited, Refused};
-use crate::{command, finish, printable};
+use crate::waiting::Refused;
+use crate::{command, finish};
 
-use locks::the_lock;
+use busy::{Busy, Why};
+use locks::{Held, Locks};
 pub(crate) use locks::{check_mechanism, free_a_signal};
 
 pub(crate) fn run(args: RunArgs) -> Status {
@@ -57,45 +61,83 @@ pub(crate) fn run(args: RunArgs) -> Status {
 
 fn try_run(mut args: RunArgs, account: &mut Account) -> Result<Status, Failure> {
     let words = command::words(mem::take(&mut args.command), args.shell_command.take());
-    let lock = the_lock(&args, &words)?;
-    account.begin(lock.path());
+    match (args.if_busy, args.acquire.wait()) {
+        (IfBusy::Fail, _) | (IfBusy::Skip, Wait::Forever) => args.acquire.do_not_wait(),
+        _ => {}
+    }
+    let locks = Locks::of(&args, &words)?;
+    account.begin(Some(locks.path()));
+    let busy = Busy::of(&args);
     let RunArgs { acquire: how, note, no_fork, hold_tree, lasting, limit, .. } = args;
-    let program = Argv::new(words);
+    let mut program = Argv::new(words);
     let mut ignored = Unignored::default();
     free_a_signal(&how, &mut ignored);
-    let what = Awaited { path: lock.path().map(Path::to_path_buf).unwrap_or_default(), name: None };
-    let acquired = waiting::acquire(&how, what, lock.acquire(), Acquire::try_now, |acquire| {
-        account.waits();
-        acquire.wait()
-    });
-    let guard = acquired.map_err(|refused| {
-        account.refused(outcome_of(&refused));
-        refused.failure(&how, Failure::of_lock)
-    })?;
+    let mut replaced = false;
+    let acquired = match busy.before(&locks) {
+        Some(outer) => Err(Why::Inside(outer)),
+        None => locks.acquire(&how, || {
+            replaced = busy.now(&locks)?;
+            account.waits();
+            Ok(())
+        }),
+    };
+    let held = match acquired {
+        Ok(held) => Some(held),
+        Err(Why::Inside(outer)) => {
+            program.set_environment(environment::of_outer(&locks, &outer.slots));
+            None
+        }
+        Err(why) => {
+            account.refused(outcome_of(&why, &busy));
+            return busy.instead(why);
+        }
+    };
+    if let Some(held) = &held {
+        account.token = held.main().and_then(FileLockGuard::token);
+        account.slots = held.slots().to_vec();
+    }
     let granted = account.acquired();
-    tell_wait(&how, &guard);
-    if note.is_some() {
-        tell_if_not_kept(&how, &guard);
+    if let Some(held) = &held {
+        program.set_environment(environment::of_hold(&locks, held));
+        if how.verbose && !how.quiet {
+            say(&format!("waited {} for {}", show(held.wait_time()), locks.name()));
+        }
+        if note.is_some() {
+            tell_if_not_kept(&how, held);
+        }
+        if held.main().is_some_and(|guard| lasting::is_too_early(&lasting, guard, how.quiet)) {
+            account.command(Outcome::Skipped, None);
+            return Ok(exit::OK);
+        }
     }
-    if lasting::is_too_early(&lasting, &guard, how.quiet) {
-        return Ok(exit::OK);
-    }
-    lasting::tell_the_command(&guard);
     if no_fork {
-        Err(become_the_command(&guard, &program, &ignored))
-    } else {
-        let terms = Hold { granted, with_tree: hold_tree, limits: limits(&limit) };
-        supervise(guard, &how, &program, ignored, &terms, lasting.every.is_some(), account)
+        let descriptors = held.as_ref().map(Held::descriptors).unwrap_or_default();
+        return Err(become_the_command(&descriptors, &program, &ignored));
     }
+    let hold = Hold {
+        granted,
+        with_tree: hold_tree,
+        limits: limits(&limit),
+        every: lasting.every.is_some(),
+        replaced,
+    };
+    supervise(held, &locks, &how, &program, ignored, &hold, account)
 }
 
 /// What it means for the account that there is no lock.
-fn outcome_of(refused: &Refused) -> Outcome {
-    match refused {
-        Refused::Lock(Error::Busy { .. }) => Outcome::Busy,
-        Refused::Lock(Error::TimedOut { .. }) => Outcome::TimedOut,
-        Refused::Lock(Error::Deadlock { .. }) | Refused::Deadlock(_) => Outcome::Deadlock,
-        Refused::Lock(_) => Outcome::LockError,
+fn outcome_of(why: &Why, busy: &Busy) -> Outcome {
+    match why {
+        Why::Busy(_) | Why::Refused(Refused::Lock(Error::Busy { .. } | Error::TimedOut { .. }))
+            if busy.skips() =>
+        {
+            Outcome::Skipped
+        }
+        Why::Busy(_) | Why::Refused(Refused::Lock(Error::Busy { .. })) => Outcome::Busy,
+        Why::Refused(Refused::Lock(Error::TimedOut { .. })) => Outcome::TimedOut,
+        Why::Refused(Refused::Lock(Error::Deadlock { .. }) | Refused::Deadlock(_)) => {
+            Outcome::Deadlock
+        }
+        Why::Inside(_) | Why::Failed(_) | Why::Refused(Refused::Lock(_)) => Outcome::LockError,
     }
 }
 
@@ -108,23 +150,27 @@ struct Hold {
     granted: Instant,
     with_tree: bool,
     limits: Limits,
+    /// A success is to be noted, for the next `--every`.
+    every: bool,
+    /// Whoever had the lock before was told to end.
+    replaced: bool,
 }
 
+/// Runs the command under what is held; under nothing when it runs inside an ancestor's hold.
 fn supervise(
-    guard: FileLockGuard<'_>,
+    held: Option<Held<'_>>,
+    locks: &Locks,
     how: &AcquireArgs,
     argv: &Argv,
     ignored: Unignored,
     hold: &Hold,
-    every: bool,
     account: &mut Account,
 ) -> Result<Status, Failure> {
-    let path =
-        guard.path().map(|path| printable(path.as_os_str()).into_owned()).unwrap_or_default();
+    let name = locks.name();
     let mut on_step = |step, pid| {
         account.reached(step);
         if !how.quiet {
-            tell_step(step, pid, &path, hold);
+            tell_step(step, pid, &name, hold);
         }
     };
     let terms = child::Terms {
@@ -133,10 +179,11 @@ fn supervise(
         limits: hold.limits,
         on_step: &mut on_step,
     };
-    let ended = match child::run(argv, guard.file().as_fd(), ignored, terms) {
+    let descriptors = held.as_ref().map(Held::descriptors).unwrap_or_default();
+    let ended = match child::run(argv, &descriptors, ignored, terms) {
         Err(Trouble::Lost(error)) => {
-            // The command may still run, and has the lock's descriptor: the lock stays with it.
-            mem::forget(guard);
+            // The command may still run, and has the locks' descriptors: the locks stay with it.
+            mem::forget(held);
             account.command(Outcome::Lost, None);
             return Err(Failure::new(
                 exit::SYSTEM,
@@ -148,26 +195,34 @@ fn supervise(
             Err(error)
         }
         Ok(ended) => {
-            let outcome = if ended.overran { Outcome::MaxHold } else { Outcome::Ran };
+            let outcome = match (ended.overran, hold.replaced) {
+                (true, _) => Outcome::MaxHold,
+                (false, true) => Outcome::Replaced,
+                (false, false) => Outcome::Ran,
+            };
             account.command(outcome, Some(ended.status));
             account.interrupted = ended.interrupted;
             Ok(ended)
         }
     };
-    if ended.as_ref().is_ok_and(|ended| ended.status.exit_status() == Some(0)) {
-        lasting::note_success(every, &guard, how.quiet);
-    }
-    // The command does not run any more; what is wrong now changes nothing about what it did, so its
-    // status stays.
-    if let Err(error) = guard.unlock()
-        && !how.quiet
-    {
-        say(&error.to_string());
+    if let Some(held) = held {
+        if ended.as_ref().is_ok_and(|ended| ended.status.exit_status() == Some(0))
+            && let Some(guard) = held.main()
+        {
+            lasting::note_success(hold.every, guard, how.quiet);
+        }
+        // The command does not run any more; what is wrong now changes nothing about what it did, so
+        // its status stays.
+        if let Err(error) = held.unlock()
+            && !how.quiet
+        {
+            say(&error.to_string());
+        }
     }
     account.released();
     let ended = ended.map_err(|error| command::not_started(argv, &error))?;
     if how.verbose && !how.quiet {
-        say(&format!("held {path} for {}", show(hold.granted.elapsed())));
+        say(&format!("held {name} for {}", show(hold.granted.elapsed())));
     }
     let status = status_of(ended.status);
     // As timeout(1) has it: that it had to be killed is to be seen.
@@ -200,9 +255,9 @@ fn status_of(status: WaitStatus) -> Status {
 }
 
 /// `--no-fork`: returns only when the command cannot be started; the guard then releases the lock.
-fn become_the_command(guard: &FileLockGuard<'_>, argv: &Argv, ignored: &Unignored) -> Failure {
-    // The lock lives as long as the descriptor is open in some process, so it must survive `exec`.
-    let error = match fcntl_setfd(guard.file(), FdFlags::empty()) {
+fn become_the_command(locks: &[BorrowedFd<'_>], argv: &Argv, ignored: &Unignored) -> Failure {
+    // A lock lives as long as its descriptor is open in some process, so it must survive `exec`.
+    let error = match locks.iter().try_for_each(|lock| fcntl_setfd(lock, FdFlags::empty())) {
         Ok(()) => spawn::exec(argv, ignored),
         Err(error) => io::Error::from(error),
     };
@@ -210,17 +265,10 @@ fn become_the_command(guard: &FileLockGuard<'_>, argv: &Argv, ignored: &Unignore
 }
 
 /// For those who asked for a note. The lock is held all the same.
-fn tell_if_not_kept(how: &AcquireArgs, guard: &FileLockGuard<'_>) {
+fn tell_if_not_kept(how: &AcquireArgs, held: &Held<'_>) {
     if !how.quiet
-        && let Some(error) = guard.not_recorded()
+        && let Some(error) = held.not_recorded()
     {
         say(&format!("the note is not kept: {error}"));
-    }
-}
-
-fn tell_wait(how: &AcquireArgs, guard: &FileLockGuard<'_>) {
-    if how.verbose && !how.quiet {
-        let path = guard.path().map(|path| printable(path.as_os_str()).into_owned());
-        say(&format!("waited {} for {}", show(guard.wait_time()), path.unwrap_or_default()));
     }
 }

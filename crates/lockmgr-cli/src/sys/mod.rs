@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "this is where it lives")]
 
+pub(crate) mod environment;
 pub(crate) mod fd;
 pub(crate) mod group;
 pub(crate) mod lock;
@@ -14,4 +15,3 @@ pub(crate) mod signals;
 pub(crate) mod spawn;
 pub(crate) mod terminal;
 pub(crate) mod text;
-pub(crate) mod token;

@@ -1,16 +1,16 @@
 //! Starts the command, in a child or in our place, and changes nothing about it.
 //!
 //! The command is to find everything as lockmgr found it: mask, ignored signals, descriptors, process
-//! group, environment. `std::process::Command` clears the signal mask and resets SIGPIPE. glibc's
+//! group, and the environment but for what it is told of the lock. `std::process::Command` clears the signal mask and resets SIGPIPE. glibc's
 //! `posix_spawn` leaves its two internal signals (32 and 33) ignored in the child, and can set a
 //! signal to its default but not to "ignored". So the child is made here in the way `posix_spawn`
 //! makes it, with `clone`: it borrows our memory while we stand still (`CLONE_VM | CLONE_VFORK`), so
 //! nothing is copied, and `lockmgr run LOCK true` takes a twentieth less than with `fork`.
 //!
 //! The child does a few things before the new program replaces it, none of which takes a lock or
-//! allocates: it makes the lock's descriptor inheritable (or closes it), ignores again what lockmgr
+//! allocates: it makes the locks' descriptors inheritable (or closes one), ignores again what lockmgr
 //! changed for itself, makes a process group of its own if it is to have one and takes the terminal
-//! into it, unblocks what lockmgr blocked, and calls `execvp`.
+//! into it, unblocks what lockmgr blocked, and calls `execvpe`.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::io;
@@ -20,13 +20,15 @@ use std::ptr;
 
 use rustix::process::Pid;
 
+use super::environment::Environment;
 use super::signals::{SignalSet, Unignored};
 
-/// A program and its arguments, ready for `execvp`.
+/// A program, its arguments and its environment, ready for `execvpe`.
 pub(crate) struct Argv {
     words: Vec<CString>,
     /// Points into `words` (whose heap blocks stay where they are), and ends in a null pointer.
     pointers: Vec<*const c_char>,
+    environment: Environment,
 }
 
 impl Argv {
@@ -41,7 +43,12 @@ impl Argv {
             .collect();
         assert!(!words.is_empty(), "a command has at least a name");
         let pointers = words.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
-        Argv { words, pointers }
+        Argv { words, pointers, environment: Environment::with(Vec::new()) }
+    }
+
+    /// With this environment, instead of lockmgr's own.
+    pub(crate) fn set_environment(&mut self, environment: Environment) {
+        self.environment = environment;
     }
 
     pub(crate) fn program(&self) -> &CStr {
@@ -51,7 +58,7 @@ impl Argv {
 
 /// What the child gets that differs from what lockmgr has at the moment: back to how it was.
 pub(crate) struct Inherit<'a> {
-    /// What becomes of the lock's descriptor.
+    /// What becomes of the locks' descriptors.
     pub(crate) lock: Descriptor<'a>,
     /// What lockmgr blocked for itself.
     pub(crate) unblock: &'a SignalSet,
@@ -67,11 +74,11 @@ pub(crate) struct OwnGroup<'a> {
     pub(crate) terminal: Option<(BorrowedFd<'a>, Pid)>,
 }
 
-/// What the command finds of the lock's descriptor.
+/// What the command finds of the locks' descriptors.
 #[derive(Clone, Copy)]
 pub(crate) enum Descriptor<'a> {
-    /// It stays open in the command, so that the lock lasts even if lockmgr is killed.
-    Inherit(BorrowedFd<'a>),
+    /// They stay open in the command, so that the locks last even if lockmgr is killed.
+    Inherit(&'a [BorrowedFd<'a>]),
     /// It is as it was opened.
     Leave,
     /// The command does not get it.
@@ -91,8 +98,10 @@ pub(crate) enum NotStarted {
 struct Handover {
     program: *const c_char,
     argv: *const *const c_char,
-    /// Descriptors to do this with; -1 for none.
-    make_inheritable: RawFd,
+    environment: *const *const c_char,
+    /// Descriptors to be inherited.
+    make_inheritable: *const [RawFd],
+    /// One to be closed; -1 for none.
     close: RawFd,
     unblock: *const SignalSet,
     ignore: *const Unignored,
@@ -111,14 +120,15 @@ struct Handover {
 pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> Result<Pid, NotStarted> {
     let terminal = inherit.own_group.as_ref().and_then(|own| own.terminal);
     let (make_inheritable, close) = match inherit.lock {
-        Descriptor::Inherit(fd) => (fd.as_raw_fd(), -1),
-        Descriptor::Leave => (-1, -1),
-        Descriptor::Close(fd) => (-1, fd),
+        Descriptor::Inherit(locks) => (locks.iter().map(AsRawFd::as_raw_fd).collect(), -1),
+        Descriptor::Leave => (Vec::new(), -1),
+        Descriptor::Close(fd) => (Vec::new(), fd),
     };
     let mut handover = Handover {
         program: argv.program().as_ptr(),
         argv: argv.pointers.as_ptr(),
-        make_inheritable,
+        environment: argv.environment.as_ptr(),
+        make_inheritable: ptr::from_ref(make_inheritable.as_slice()),
         close,
         unblock: ptr::from_ref(inherit.unblock),
         ignore: ptr::from_ref(inherit.ignore),
@@ -165,9 +175,10 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
     let handover = handover.cast::<Handover>();
     // SAFETY: `spawn` passes its own `Handover`, and stands still; nothing else refers to it.
     let handover = unsafe { &mut *handover };
-    if handover.make_inheritable >= 0 {
+    // SAFETY: points to the numbers that `spawn` has collected, and keeps until it goes on.
+    for lock in unsafe { &*handover.make_inheritable } {
         // SAFETY: it changes a flag of a descriptor in the child's own table.
-        unsafe { libc::fcntl(handover.make_inheritable, libc::F_SETFD, 0) };
+        unsafe { libc::fcntl(*lock, libc::F_SETFD, 0) };
     }
     if handover.close >= 0 {
         // SAFETY: it closes a descriptor in the child's own table, which nothing else here uses.
@@ -193,8 +204,8 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
     // SAFETY: points to the set that `spawn` borrowed.
     let unblock = unsafe { &*handover.unblock };
     unblock.unblock();
-    // SAFETY: a NUL-terminated string and a null-terminated array of such, all alive in `spawn`.
-    unsafe { libc::execvp(handover.program, handover.argv) };
+    // SAFETY: a NUL-terminated string and two null-terminated arrays of such, all alive in `spawn`.
+    unsafe { libc::execvpe(handover.program, handover.argv, handover.environment) };
     handover.error = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
     // SAFETY: `_exit` runs no handlers of the parent's and touches none of its memory.
     unsafe { libc::_exit(127) }
@@ -203,7 +214,8 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
 /// Replaces this process by the command; returns only if that cannot be.
 pub(crate) fn exec(argv: &Argv, ignore: &Unignored) -> io::Error {
     ignore.give_back();
-    // SAFETY: a NUL-terminated string and a null-terminated array of such.
-    unsafe { libc::execvp(argv.program().as_ptr(), argv.pointers.as_ptr()) };
+    let (program, environment) = (argv.program().as_ptr(), argv.environment.as_ptr());
+    // SAFETY: a NUL-terminated string and two null-terminated arrays of such.
+    unsafe { libc::execvpe(program, argv.pointers.as_ptr(), environment) };
     io::Error::last_os_error()
 }

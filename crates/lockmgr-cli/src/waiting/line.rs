@@ -61,8 +61,10 @@ impl Seen {
 impl Scene {
     /// Looks at the lock now.
     pub(super) fn look(watch: &Watch) -> Self {
-        let table = LockTable::of(&watch.path).unwrap_or_default();
-        let locks: Vec<Lock> = table.files.into_iter().flat_map(|file| file.locks).collect();
+        let tables = watch.paths.iter().map(|path| LockTable::of(path).unwrap_or_default());
+        let files: Vec<Vec<Lock>> = tables
+            .map(|table| table.files.into_iter().flat_map(|file| file.locks).collect())
+            .collect();
         let kind = Kind::from(watch.mechanism);
         let now = Instant::now();
         let mut scene = Self {
@@ -70,13 +72,18 @@ impl Scene {
             short_name: watch.short_name.clone(),
             waited: now.saturating_duration_since(watch.since),
             left: watch.deadline.map(|deadline| deadline.saturating_duration_since(now)),
-            ahead: ahead(&locks),
+            ahead: files.iter().find_map(|locks| ahead(locks, watch.slots)).unwrap_or(0),
             ..Self::default()
         };
         let is_mine = |waiter: &Waiter| waiter.pid() == Some(std::process::id());
         let in_the_way = |lock: &&Lock| lock.kind.shares_a_space_with(&kind) && !lock.is_gate();
         // The one that the kernel has us wait for, else any.
-        let waits = |lock: &&Lock| lock.waiters.iter().any(is_mine);
+        let waits = |lock: &Lock| lock.waiters.iter().any(is_mine);
+        let mut files: Vec<&Vec<Lock>> = files.iter().collect();
+        files.sort_by_key(|locks| {
+            (!locks.iter().any(waits), locks.iter().find(in_the_way).is_none())
+        });
+        let Some(locks) = files.first() else { return scene };
         let mut matters: Vec<&Lock> = locks.iter().filter(in_the_way).collect();
         matters.sort_by_key(|lock| !waits(lock));
         match matters.split_first() {
@@ -149,19 +156,22 @@ impl Scene {
     }
 }
 
-/// How many requests stand before ours in the kernel's queue.
-fn ahead(locks: &[Lock]) -> usize {
+/// How many requests stand before ours in the kernel's queue. `None` where ours is not seen. The front
+/// waiter for slots has the queue, and waits elsewhere.
+fn ahead(locks: &[Lock], slots: bool) -> Option<usize> {
     let is_mine = |waiter: &Waiter| waiter.pid() == Some(std::process::id());
-    for lock in locks {
-        if let Some(place) = lock.waiters.iter().position(is_mine) {
-            let past_the_gate =
-                || locks.iter().filter(|lock| !lock.is_gate()).map(|lock| lock.waiters.len()).sum();
-            // Whoever has the gate is before all who wait for it.
-            let before: usize = if lock.is_gate() { past_the_gate() } else { 0 };
-            return place + before;
-        }
-    }
-    0
+    locks.iter().find_map(|lock| {
+        let place = lock.waiters.iter().position(is_mine)?;
+        let past_the_gate =
+            || locks.iter().filter(|lock| !lock.is_gate()).map(|lock| lock.waiters.len()).sum();
+        // Whoever has the gate is before all who wait for it.
+        let before: usize = match lock.is_gate() {
+            true if slots => 1,
+            true => past_the_gate(),
+            false => 0,
+        };
+        Some(place + before)
+    })
 }
 
 fn whole_seconds(duration: Duration) -> String {

@@ -127,6 +127,8 @@ fn what_was_ignored_is_not_passed_on() {
 fn the_environment_and_the_directory_are_the_same() {
     let scratch = Scratch::new();
     let direct = scratch.sh("exec env -u _ sh -c 'pwd; env; umask; ulimit -a'");
-    let under = scratch.sh("exec env -u _ \"$LOCKMGR\" run ./l sh -c 'pwd; env; umask; ulimit -a'");
+    let under = scratch
+        .sh("exec env -u _ \"$LOCKMGR\" run ./l env -u LOCKMGR_LOCK -u LOCKMGR_MODE \
+         -u LOCKMGR_WAITED_MS sh -c 'pwd; env; umask; ulimit -a'");
     assert_eq!(under.exits(0).out, direct.exits(0).out);
 }

@@ -3,16 +3,19 @@
 //! No test sleeps to make sure: each waits for the event it needs, with a generous bound.
 
 mod bad_input;
+mod command_environment;
 mod daemon_left_behind;
 mod deadlock_option;
 mod deadlocks;
 mod every_and_fenced;
 mod exit_codes;
+mod fair;
 mod fd_forms;
 mod flock;
 mod hand_over;
 mod hold_tree;
 mod holder_record;
+mod if_busy;
 mod inherited_signal_state;
 mod json_schema;
 mod kill;
@@ -21,10 +24,14 @@ mod log;
 mod ls;
 mod max_hold;
 mod names;
+mod nested;
 mod output;
+mod replace;
 mod result;
+mod several_locks;
 mod sigkill_of_lockmgr;
 mod signals;
+mod slots;
 mod support;
 mod terminal;
 #[cfg(feature = "top")]

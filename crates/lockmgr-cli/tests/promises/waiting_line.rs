@@ -242,3 +242,65 @@ fn without_a_terminal_it_is_a_plain_line_after_ten_seconds() {
     holder.tell("end");
     waiter.says("granted");
 }
+
+#[test]
+fn for_slots_it_names_holders_of_slots_and_those_ahead() {
+    let scratch = Scratch::new();
+    let script = "echo ready; read _; exit 0";
+    let words = ["run", "--slots", "2", "./s", "sh", "-c", script];
+    let mut holders: Vec<Running> = (0..2)
+        .map(|_| {
+            let mut holder = Running::start(scratch.lockmgr(&words).stdin(Stdio::piped()));
+            holder.says("ready");
+            holder
+        })
+        .collect();
+    let wait = ["run", "--slots", "2", "./s", "echo", "granted"];
+    let mut first = alone(&scratch, &wait);
+    resize(&mut first, 500);
+    let shown = line(&mut first);
+    assert!(shown.contains(" for s, held by pid ") && shown.contains(" and 1 more"), "{shown}");
+    assert!(!shown.contains("ahead"), "{shown}");
+    let mut second = alone(&scratch, &wait);
+    resize(&mut second, 500);
+    let shown = line(&mut second);
+    assert!(shown.contains(", 1 ahead"), "{shown}");
+    holders[0].tell("end");
+    first.shows("granted");
+    second.shows("granted");
+    assert_eq!((first.end(), second.end()), ((Some(0), None), (Some(0), None)));
+}
+
+#[test]
+fn for_several_locks_it_names_the_holder_of_the_one_that_is_waited_for() {
+    let scratch = Scratch::new();
+    let mut holder = holder(&scratch);
+    let mut waiter = alone(&scratch, &["run", "--and", "./l", "./k", "echo", "granted"]);
+    resize(&mut waiter, 500);
+    let shown = line(&mut waiter);
+    let who = format!(" for k and l, held by pid {} (", holder.pid().as_raw_nonzero());
+    assert!(shown.contains(&who), "{shown}");
+    holder.tell("end");
+    waiter.shows("granted");
+    assert_eq!(waiter.end(), (Some(0), None));
+}
+
+#[test]
+fn a_deadlock_of_sets_with_an_inner_wait_is_warned_of() {
+    let scratch = Scratch::new();
+    let script =
+        |inner: &str| format!("echo up; read _; \"$LOCKMGR\" run --deadlock=fail {inner} true");
+    let start = |lock: &str, inner: &str| {
+        let mut command =
+            scratch.command(&["sh", "-c", "exec \"$LOCKMGR\" run \"$0\" sh -c \"$1\""]);
+        let mut one = Running::start(command.arg(lock).arg(script(inner)).stdin(Stdio::piped()));
+        one.says("up");
+        one
+    };
+    let mut one = start("./a", "--and ./c ./b");
+    let mut other = start("./b", "--and ./d ./a");
+    one.tell("go");
+    other.tell("go");
+    let codes = [one.wait().code(), other.wait().code()];
+    assert!(codes.contains(&Some(75)), "{codes:?}");
+}

@@ -70,8 +70,7 @@ impl AcquireSetFuture {
             ));
         }
         let Some((lock, mode)) = plan.member(self.next.given) else { return Ok(None) };
-        let request =
-            Request { mode, when: self.when, tokens: self.tokens.clone(), kept: Vec::new() };
+        let request = Request { tokens: self.tokens.clone(), ..Request::new(mode, self.when) };
         let future = AcquireFuture::new(lock.clone(), request);
         Ok(Some((plan, future)))
     }

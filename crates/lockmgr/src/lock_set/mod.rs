@@ -256,8 +256,7 @@ impl<'a> AcquireSet<'a> {
             let Some((lock, mode)) = plan.member(next.given) else {
                 return Ok((Vec::new(), plan, Duration::ZERO));
             };
-            let request =
-                Request { mode, when: self.when, tokens: self.tokens.clone(), kept: Vec::new() };
+            let request = Request { tokens: self.tokens.clone(), ..Request::new(mode, self.when) };
             let first = request.run(lock, bound)?;
             let waited = next.waited(&first, since);
             match complete(&plan, next.given, first, bound) {
@@ -352,7 +351,7 @@ impl Next {
             }
         }
         let Some((lock, mode)) = plan.member(self.given) else { return Ok(()) };
-        let request = Request { mode, when, tokens: tokens.to_vec(), kept: Vec::new() };
+        let request = Request { tokens: tokens.to_vec(), ..Request::new(mode, when) };
         request.limits().check().map_err(|stop| {
             let handle = lock.handle();
             stopped(handle, request.operation(), mode, stop, || handle.contention())

@@ -67,6 +67,22 @@ impl Request {
         }
     }
 
+    /// One attempt by way of the queue.
+    fn run_in_turn(&self, handle: &Arc<Handle>) -> Result<SemaphoreGuard> {
+        let mut party = self.party(handle)?;
+        let _turn = match handle.claim_or_join() {
+            Ok(turn) => turn,
+            Err(node) => {
+                handle.leave(&node);
+                return Err(self.refusal(&party));
+            }
+        };
+        match party.attempt(true, false)? {
+            Attempt::Granted => Ok(party.settle(Duration::ZERO)),
+            _ => Err(self.refusal(&party)),
+        }
+    }
+
     /// Acquires, asleep if need be.
     fn run(&self, handle: &Arc<Handle>) -> Result<SemaphoreGuard> {
         let mut party = self.party(handle)?;
@@ -173,6 +189,14 @@ impl<'a> AcquireSlots<'a> {
     pub fn try_now(mut self) -> Result<SemaphoreGuard> {
         self.request.when = When::Now;
         self.wait()
+    }
+
+    /// One attempt that overtakes nobody: [`Error::Busy`] also when somebody waits, in this process
+    /// or another, for whatever number of slots. For whoever is going to wait if too few are free,
+    /// and wants to know before.
+    pub fn try_in_turn(mut self) -> Result<SemaphoreGuard> {
+        self.request.when = When::Now;
+        self.request.run_in_turn(&self.semaphore.handle)
     }
 }
 

@@ -106,11 +106,8 @@ impl Party {
     /// the file. Else everything is given back.
     fn confirm(&mut self, thorough: bool) -> Result<bool> {
         let Some(description) = &self.description else { return Ok(false) };
-        if self.head {
-            // It fails only where the description is no longer ours; the path check tells then.
-            let _ =
-                lock::record_unlock(description.file(), Owner::Description, Range::SEMAPHORE_QUEUE);
-            self.head = false;
+        if std::mem::take(&mut self.head) {
+            leave_queue(description);
         }
         let current = description.is_current(&self.handle.place, thorough);
         if matches!(current, Ok(true)) {
@@ -245,12 +242,21 @@ impl Party {
     /// on the old file finds that out by the close.
     fn abandon(&mut self) {
         self.slots.clear();
-        self.head = false;
+        let head = std::mem::take(&mut self.head);
         if let Some(description) = self.description.take() {
+            if head {
+                leave_queue(&description);
+            }
             // Closing does the same, but tells of it first.
             let _ = lock::record_unlock(description.file(), Owner::Description, Range::WHOLE);
         }
     }
+}
+
+/// Lets the next one be the head.
+fn leave_queue(description: &Description) {
+    // It fails only where the description is no longer ours; the path check tells then.
+    let _ = lock::record_unlock(description.file(), Owner::Description, Range::SEMAPHORE_QUEUE);
 }
 
 impl Drop for Party {
@@ -258,6 +264,10 @@ impl Drop for Party {
         let Some(description) = self.description.take() else { return };
         if self.generation != fork::generation() {
             return;
+        }
+        if self.head {
+            // The slots do not reach as far as that, and the description may be kept.
+            leave_queue(&description);
         }
         let slots = if self.slots.is_empty() { Slots::None } else { Slots::Some };
         // An error means that closing has unlocked it.

@@ -72,6 +72,8 @@ impl Scratch {
             .current_dir(self.dir())
             .env("LOCKMGR", LOCKMGR)
             .env_remove("SHELL")
+            // These tests may run under a lock themselves.
+            .env_remove("LOCKMGR_LOCK")
             .stdin(Stdio::null());
         command
     }

@@ -86,6 +86,12 @@ impl Running {
         assert_eq!(self.out.until("\n").as_deref(), Some(expected));
     }
 
+    /// The next line.
+    #[track_caller]
+    pub(crate) fn says_line(&mut self) -> String {
+        self.out.until("\n").expect("a line")
+    }
+
     /// The next line, which is a pid.
     #[track_caller]
     pub(crate) fn says_pid(&mut self) -> Pid {
