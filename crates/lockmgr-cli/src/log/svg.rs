@@ -225,7 +225,11 @@ fn round_step(at_least: f64) -> f64 {
         // Years: any number will do.
         return long.unwrap_or(at_least);
     }
-    let power = 10f64.powf(at_least.max(1e-3).log10().floor());
+    // By hand: the logarithm would have every start of the command load the mathematical library.
+    let mut power = 1e-3;
+    while power * 10.0 <= at_least {
+        power *= 10.0;
+    }
     [1.0, 2.0, 5.0, 10.0]
         .into_iter()
         .map(|n| n * power)

@@ -77,7 +77,9 @@ fn try_run(mut args: RunArgs, account: &mut Account) -> Result<Status, Failure> 
         Some(outer) => Err(Why::Inside(outer)),
         None => locks.acquire(&how, || {
             replaced = busy.now(&locks)?;
-            account.waits();
+            if !matches!(how.wait(), Wait::Not) {
+                account.waits();
+            }
             Ok(())
         }),
     };
