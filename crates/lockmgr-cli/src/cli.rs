@@ -56,6 +56,7 @@ Exit status:
 
 /// What lockmgr is asked to do.
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 pub(crate) enum Order {
     Run(RunArgs),
     Lock(LockArgs),

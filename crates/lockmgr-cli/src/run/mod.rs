@@ -116,14 +116,14 @@ fn try_run(mut args: RunArgs, account: &mut Account) -> Result<Status, Failure> 
         let descriptors = held.as_ref().map(Held::descriptors).unwrap_or_default();
         return Err(become_the_command(&descriptors, &program, &ignored));
     }
-    let hold = Hold {
+    let limited = Limited {
         granted,
         with_tree: hold_tree,
         limits: limits(&limit),
         every: lasting.every.is_some(),
         replaced,
     };
-    supervise(held, &locks, &how, &program, ignored, &hold, account)
+    supervise(held, &locks, &how, &program, ignored, &limited, account)
 }
 
 /// What it means for the account that there is no lock.
@@ -148,7 +148,7 @@ fn limits(args: &LimitArgs) -> Limits {
 }
 
 /// How the lock is to be held.
-struct Hold {
+struct Limited {
     granted: Instant,
     with_tree: bool,
     limits: Limits,
@@ -158,27 +158,27 @@ struct Hold {
     replaced: bool,
 }
 
-/// Runs the command under what is held; under nothing when it runs inside an ancestor's hold.
+/// Runs the command under what is held; under nothing when it runs inside an ancestor's limits.
 fn supervise(
     held: Option<Held<'_>>,
     locks: &Locks,
     how: &AcquireArgs,
     argv: &Argv,
     ignored: Unignored,
-    hold: &Hold,
+    limits: &Limited,
     account: &mut Account,
 ) -> Result<Status, Failure> {
     let name = locks.name();
     let mut on_step = |step, pid| {
         account.reached(step);
         if !how.quiet {
-            tell_step(step, pid, &name, hold);
+            tell_step(step, pid, &name, limits);
         }
     };
     let terms = child::Terms {
-        hold_tree: hold.with_tree,
-        granted: hold.granted,
-        limits: hold.limits,
+        hold_tree: limits.with_tree,
+        granted: limits.granted,
+        limits: limits.limits,
         on_step: &mut on_step,
     };
     let descriptors = held.as_ref().map(Held::descriptors).unwrap_or_default();
@@ -197,7 +197,7 @@ fn supervise(
             Err(error)
         }
         Ok(ended) => {
-            let outcome = match (ended.overran, hold.replaced) {
+            let outcome = match (ended.overran, limits.replaced) {
                 (true, _) => Outcome::MaxHold,
                 (false, true) => Outcome::Replaced,
                 (false, false) => Outcome::Ran,
@@ -211,7 +211,7 @@ fn supervise(
         if ended.as_ref().is_ok_and(|ended| ended.status.exit_status() == Some(0))
             && let Some(guard) = held.main()
         {
-            lasting::note_success(hold.every, guard, how.quiet);
+            lasting::note_success(limits.every, guard, how.quiet);
         }
         // The command does not run any more; what is wrong now changes nothing about what it did, so
         // its status stays.
@@ -224,7 +224,7 @@ fn supervise(
     account.released();
     let ended = ended.map_err(|error| command::not_started(argv, &error))?;
     if how.verbose && !how.quiet {
-        say(&format!("held {name} for {}", show(hold.granted.elapsed())));
+        say(&format!("held {name} for {}", show(limits.granted.elapsed())));
     }
     let status = status_of(ended.status);
     // As timeout(1) has it: that it had to be killed is to be seen.
@@ -233,10 +233,10 @@ fn supervise(
 }
 
 /// Says that a limit has been reached, and what is done about it.
-fn tell_step(step: Step, pid: Pid, path: &str, hold: &Hold) {
+fn tell_step(step: Step, pid: Pid, path: &str, limits: &Limited) {
     let pid = pid.as_raw_nonzero();
-    let whom = if hold.with_tree { "its whole tree" } else { "its process group" };
-    let time = show(hold.granted.elapsed());
+    let whom = if limits.with_tree { "its whole tree" } else { "its process group" };
+    let time = show(limits.granted.elapsed());
     say(&match step {
         Step::Warn => format!("{path}: the command (pid {pid}) has held the lock for {time}"),
         Step::End => format!(
