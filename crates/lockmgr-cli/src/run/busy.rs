@@ -83,8 +83,12 @@ impl Busy {
         if let Some(most) = self.max_waiting {
             let count = waiting(locks);
             if count >= most {
-                let are = if count == 1 { "1 waits".into() } else { format!("{count} wait") };
-                return Err(Why::Busy(format!("{}: busy, and {are} already", locks.name())));
+                let wait = match count {
+                    0 => "waiting is not wanted (--max-waiting 0)".into(),
+                    1 => "1 waits already".into(),
+                    count => format!("{count} wait already"),
+                };
+                return Err(Why::Busy(format!("{}: busy, and {wait}", locks.name())));
             }
         }
         if self.policy == IfBusy::Replace {
