@@ -51,7 +51,7 @@ fn where_enough_wait_already_it_gives_up() {
         let words = [&["run", "--max-waiting", count], options, &["./l", "touch", "ran"]].concat();
         scratch.run(&words)
     };
-    not("0", &[]).exits(75).says(&["busy, and 0 wait already"]);
+    not("0", &[]).exits(75).says(&["waiting is not wanted"]);
     let _first = scratch.waiter(&["--max-waiting", "1"], "./l", 1);
     not("1", &[]).exits(75).says(&["busy, and 1 waits already"]);
     let _second = scratch.waiter(&["--max-waiting", "2"], "./l", 2);
