@@ -72,7 +72,9 @@ fn a_warning_is_given_once_and_the_wait_goes_on() {
         party.tell("go on");
     }
     wait_until("both are warned", || (0..2).all(|index| messages(&scratch, index).contains('\n')));
-    assert!(is_waited_for(&scratch.path("a")) && is_waited_for(&scratch.path("b")));
+    wait_until("both wait on", || {
+        is_waited_for(&scratch.path("a")) && is_waited_for(&scratch.path("b"))
+    });
     // The deadline of one opens the circle; looks after 2 and 3 seconds have said nothing new.
     running.pop().unwrap().finish().exits(0);
     running.pop().unwrap().finish().exits(0);

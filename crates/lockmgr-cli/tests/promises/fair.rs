@@ -23,7 +23,7 @@ fn a_newcomer_that_shares_does_not_overtake_a_writer() {
     scratch.run(&["run", "-n", "-s", "./l", "true"]).exits(0);
     reader.tell("end");
     writer.says("writer");
-    assert_eq!(waiters(&path), 1, "the next one waits for the writer");
+    wait_until("the next one waits for the writer", || waiters(&path) == 1);
     writer.tell("end");
     next.says("next");
 }
