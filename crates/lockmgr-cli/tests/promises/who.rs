@@ -109,7 +109,9 @@ fn all_who_have_inherited_it_are_named_when_asked() {
     let holders = told["locks"][0]["file"]["locks"][0]["holders"].as_array().unwrap().clone();
     let standings: Vec<_> = holders.iter().map(|holder| holder["standing"].clone()).collect();
     assert_eq!(standings, ["verified", "inherited"], "lockmgr and its command");
-    assert_eq!(holders[1]["process"]["command"][0], "sleep");
+    // The shell that says "up" becomes `sleep` a moment later.
+    let command = &holders[1]["process"]["command"][0];
+    assert!(command == "sh" || command == "sleep", "{command}");
 }
 
 #[test]
