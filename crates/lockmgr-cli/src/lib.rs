@@ -15,7 +15,8 @@
 //! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
 //! - `who`, `ls`, `deadlocks`, `wait`, `kill`: one file a subcommand; `show` prints for people,
 //!   `json` for programs
-//! - `top`: the live view of all locks, with `signal_holder` (feature `top`)
+//! - `top`: the live view of all locks (feature `top`); `signal_holder`: a signal that cannot hit another
+//!   process, for it and for `kill`
 //! - `exit`: every exit status; `say`: every message
 //! - `sys`: all unsafe code
 //!
@@ -42,7 +43,6 @@ mod outcome;
 mod run;
 mod say;
 mod show;
-#[cfg(feature = "top")]
 mod signal_holder;
 mod sys;
 #[cfg(feature = "top")]

@@ -1,10 +1,10 @@
-//! Looking at one lock, for `who` and `kill`.
+//! Looking at one lock, and at who we are, for `who`, `kill` and what `run` does about a busy lock.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use lockmgr::Error;
-use lockmgr::inspect::{Holder, Kind, Lock, LockTable, Standing};
+use lockmgr::inspect::{Holder, Kind, Lock, LockTable, Process, Standing};
 
 use crate::exit::Failure;
 
@@ -39,4 +39,14 @@ fn is_over(table: &LockTable) -> bool {
 /// Whether it is what people mean by a lock: no lease, and no gate.
 pub(crate) fn is_a_lock_proper(lock: &Lock) -> bool {
     lock.kind != Kind::Lease && !lock.is_gate()
+}
+
+/// The ancestors of this process, the parent first.
+pub(crate) fn ancestors() -> Vec<Process> {
+    // More generations than anybody has; pids that change hands meanwhile could form a ring.
+    const GENERATIONS: usize = 1000;
+    let myself = Process::look(std::process::id());
+    let parent = |process: &Process| Process::look(process.parent).filter(|one| one.pid != 0);
+    let first = myself.as_ref().and_then(parent);
+    std::iter::successors(first, parent).take(GENERATIONS).collect()
 }

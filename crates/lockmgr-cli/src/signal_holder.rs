@@ -2,82 +2,53 @@
 //!
 //! 1. The process is pinned by a descriptor (`pidfd_open`), so its number cannot come to mean another.
 //! 2. Then its start time is compared: it is the one that was meant.
-//! 3. Then the caller takes a new look at the kernel's table, and [`Pinned::holds`] the lock still,
-//!    verified; only inherited, recorded or shared descriptions do not count.
+//! 3. Then the caller takes a new look at the kernel's table, whether it holds the lock still.
 //! 4. Then it is signalled through the descriptor.
 //!
 //! Between 3 and 4 it can let go of the lock; that is the kernel's to change, not ours.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use lockmgr::inspect::{Inode, Kind, Lock, LockTable, Process, Standing};
-use lockmgr::{Mode, Range};
+use lockmgr::inspect::Process;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// Which lock: the file, and what there is of it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct WhichLock {
-    pub(crate) inode: Inode,
-    pub(crate) kind: Kind,
-    pub(crate) mode: Mode,
-    pub(crate) range: Range,
-}
-
-impl WhichLock {
-    pub(crate) fn new(inode: Inode, lock: &Lock) -> Self {
-        Self { inode, kind: lock.kind.clone(), mode: lock.mode, range: lock.range }
-    }
-}
-
 /// A process that cannot be mistaken for another one.
 pub(crate) struct Pinned {
-    process: Process,
     descriptor: OwnedFd,
 }
 
 impl Pinned {
-    /// Pins the process that was seen; says why not.
-    pub(crate) fn new(process: &Process) -> Result<Self, String> {
-        let gone = || format!("pid {} has ended", process.pid);
-        let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
-        let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
+    /// Pins the process that was seen. `None` when it has ended since.
+    pub(crate) fn new(process: &Process) -> Result<Option<Self>, Errno> {
+        let number = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+        let Some(number) = number else { return Ok(None) };
+        let descriptor = match pidfd_open(number, PidfdFlags::empty()) {
             Ok(descriptor) => descriptor,
-            Err(Errno::SRCH) => return Err(gone()),
-            Err(error) => return Err(format!("cannot open pid {}: {error}", process.pid)),
+            Err(Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error),
         };
         // Looked up by number, but after the descriptor was had: as long as that one's process lives,
         // the number is its own.
-        if !process.is_still_there() {
-            return Err(gone());
-        }
-        Ok(Self { process: process.clone(), descriptor })
+        Ok(process.is_still_there().then_some(Self { descriptor }))
     }
 
-    /// Whether it holds the lock by its own doing, in a table that was taken after it was pinned.
-    pub(crate) fn holds(&self, lock: &WhichLock, table: &LockTable) -> bool {
-        table
-            .files
-            .iter()
-            .filter(|file| file.inode == lock.inode)
-            .flat_map(|file| &file.locks)
-            .filter(|found| WhichLock::new(lock.inode, found) == *lock)
-            .flat_map(|found| &found.holders)
-            .filter(|holder| holder.standing == Standing::Verified)
-            .filter_map(|holder| holder.process.as_ref())
-            .any(|process| (process.pid, process.start) == (self.process.pid, self.process.start))
-    }
-
-    /// Signals it; says why not.
+    /// Sends a signal to exactly this process; says whether it was still there.
     ///
     /// # References
     /// `pidfd_send_signal(2)`
-    pub(crate) fn signal(&self, signal: Signal) -> Result<(), String> {
-        let pid = self.process.pid;
-        pidfd_send_signal(&self.descriptor, signal).map_err(|error| match error {
-            Errno::SRCH => format!("pid {pid} has ended"),
-            Errno::PERM => format!("not permitted to signal pid {pid}"),
-            error => format!("cannot signal pid {pid}: {error}"),
-        })
+    pub(crate) fn signal(&self, signal: Signal) -> Result<bool, Errno> {
+        match pidfd_send_signal(&self.descriptor, signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Readable once the process has ended.
+impl AsFd for Pinned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 }

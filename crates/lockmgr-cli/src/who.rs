@@ -32,7 +32,7 @@ impl Found {
         let exists = table.is_some();
         let LockTable { files, gaps, .. } = table.unwrap_or_default();
         let file = files.into_iter().next();
-        let record = file.is_some().then(|| Record::of_lock(&path)).flatten();
+        let record = file.as_ref().and_then(LockedFile::record);
         Ok(Self { path, exists, file, gaps, record })
     }
 

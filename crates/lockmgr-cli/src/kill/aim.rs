@@ -1,23 +1,17 @@
 //! Whom `lockmgr kill`, and `run --if-busy=replace`, may signal, and how it makes sure that nobody else is hit.
 //!
-//! 1. The process is pinned by `pidfd_open(2)`. From then on the descriptor means this one process, or
-//!    nobody.
-//! 2. Only then its start time is compared with that of the holder that was found: when they are the
-//!    same, the pinned process is that holder, and not one that was given its pid since.
-//! 3. Immediately before the signal the lock is looked at again: the holder must still be one.
-//! 4. The signal goes through the descriptor, not to the number.
-//!
-//! What is left is a holder that lets go by itself between 3 and 4; no call of the kernel closes that.
+//! In the order that [`signal_holder`](crate::signal_holder) explains: pin it, compare its start time,
+//! look at the lock again, signal what is pinned.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use lockmgr::inspect::{Holder, Lock, Process, Standing};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 
 use crate::exit::Failure;
-use crate::look::{is_a_lock_proper, look_at};
+use crate::look::{ancestors, is_a_lock_proper, look_at};
+use crate::signal_holder::Pinned;
 
 /// Why those are not signalled who have merely inherited the lock.
 pub(super) const INHERITED: &str =
@@ -37,7 +31,7 @@ pub(crate) struct Target {
     pub(crate) process: Process,
     /// As which it was found.
     pub(crate) holder: Holder,
-    pub(crate) pinned: OwnedFd,
+    pub(crate) pinned: Pinned,
     pub(crate) sent: Vec<Signal>,
     pub(crate) ended: bool,
     pub(crate) holds: bool,
@@ -92,7 +86,8 @@ fn why_not(holder: &Holder, whom: Whom) -> Option<&'static str> {
     if pid == std::process::id() {
         return Some("it is this very process, which has inherited the lock");
     }
-    if !whom.inherited && is_our_ancestor(pid) {
+    let is_our_ancestor = || ancestors().iter().any(|ancestor| ancestor.pid == pid);
+    if !whom.inherited && pid != 1 && is_our_ancestor() {
         return Some(
             "this command runs under it, and it may wait for our end; --inherited signals it all \
              the same",
@@ -113,16 +108,6 @@ fn why_not(holder: &Holder, whom: Whom) -> Option<&'static str> {
     }
 }
 
-/// Whether the process has started us, or those who have. (Process 1 has an option of its own.)
-fn is_our_ancestor(pid: u32) -> bool {
-    // More generations than anybody has; pids that change hands meanwhile could form a ring.
-    const GENERATIONS: usize = 1000;
-    let parent = |pid: &u32| Some(Process::look(*pid)?.parent).filter(|parent| *parent > 1);
-    std::iter::successors(parent(&std::process::id()), parent)
-        .take(GENERATIONS)
-        .any(|ancestor| ancestor == pid)
-}
-
 /// Whether both are one process: the same pid, and the same start.
 pub(crate) fn is_same(one: &Process, other: &Process) -> bool {
     one.pid == other.pid && one.start == other.start && !one.ended && !other.ended
@@ -131,29 +116,21 @@ pub(crate) fn is_same(one: &Process, other: &Process) -> bool {
 impl Target {
     /// Pins the process. `None` when it has ended since it was seen.
     pub(crate) fn pin(process: Process, holder: Holder) -> Result<Option<Self>, Failure> {
-        let number = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-        let Some(number) = number else { return Ok(None) };
-        let pinned = match pidfd_open(number, PidfdFlags::empty()) {
-            Ok(pinned) => pinned,
-            Err(Errno::SRCH) => return Ok(None),
-            Err(error) => {
-                let line = format!("cannot pin process {}: {error}", process.pid);
-                return Err(Failure::new(crate::exit::SYSTEM, line));
-            }
-        };
-        if !process.is_still_there() {
-            return Ok(None);
-        }
+        let pinned = Pinned::new(&process).map_err(|error| {
+            let line = format!("cannot pin process {}: {error}", process.pid);
+            Failure::new(crate::exit::SYSTEM, line)
+        })?;
+        let Some(pinned) = pinned else { return Ok(None) };
         let (sent, ended, holds) = (Vec::new(), false, true);
         Ok(Some(Self { process, holder, pinned, sent, ended, holds }))
     }
 
     /// Sends a signal to exactly this process; says whether it could be.
     pub(crate) fn send(&mut self, signal: Signal) -> Result<(), Errno> {
-        match pidfd_send_signal(&self.pinned, signal) {
-            Ok(()) => self.sent.push(signal),
-            Err(Errno::SRCH) => self.ended = true,
-            Err(error) => return Err(error),
+        if self.pinned.signal(signal)? {
+            self.sent.push(signal);
+        } else {
+            self.ended = true;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use lockmgr::{Mode, Range};
 
 use super::environment;
 use super::locks::Locks;
-use crate::look::look_at;
+use crate::look::{ancestors, look_at};
 use crate::show;
 
 /// What ancestors have of the locks that are wanted.
@@ -38,16 +38,6 @@ pub(super) struct Outer {
 /// Whether an outer lockmgr says that there may be such an ancestor.
 pub(super) fn is_hinted_at() -> bool {
     env::var_os(environment::LOCK).is_some()
-}
-
-/// The ancestors of this process, the parent first.
-pub(super) fn ancestors() -> Vec<Process> {
-    // More generations than anybody has; pids that change hands meanwhile could form a ring.
-    const GENERATIONS: usize = 1000;
-    let myself = Process::look(std::process::id());
-    let parent = |process: &Process| Process::look(process.parent).filter(|one| one.pid != 0);
-    let first = myself.as_ref().and_then(parent);
-    std::iter::successors(first, parent).take(GENERATIONS).collect()
 }
 
 /// Looks for ancestors that have something of it.

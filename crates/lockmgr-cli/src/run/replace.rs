@@ -19,10 +19,9 @@ use lockmgr::inspect::{Holder, Kind, LockTable, LockedFile, Process, Record, Sta
 use rustix::process::Signal;
 
 use super::locks::Locks;
-use super::nested::ancestors;
 use crate::exit::Failure;
 use crate::kill::aim::{Target, is_same};
-use crate::look::look_at;
+use crate::look::{ancestors, look_at};
 use crate::say::say;
 use crate::show;
 

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use lockmgr::inspect::LockTable;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::signal_holder::Pinned;
@@ -122,13 +123,19 @@ fn perform(task: Task) -> io::Result<Report> {
 }
 
 fn signal_it(question: &Question, signal: Signal) -> Result<(), String> {
-    let pinned = Pinned::new(&question.process)?;
+    let pid = question.process.pid;
+    let ended = || format!("pid {pid} has ended");
+    let pinned = Pinned::new(&question.process)
+        .map_err(|error| format!("cannot open pid {pid}: {error}"))?
+        .ok_or_else(ended)?;
     let table = LockTable::snapshot().map_err(|error| format!("cannot look: {error}"))?;
-    if !pinned.holds(&question.lock, &table) {
-        return Err(format!(
-            "pid {} does not hold {} any more",
-            question.process.pid, question.path
-        ));
+    if !question.lock.is_held_by(&question.process, &table) {
+        return Err(format!("pid {pid} does not hold {} any more", question.path));
     }
-    pinned.signal(signal)
+    match pinned.signal(signal) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ended()),
+        Err(Errno::PERM) => Err(format!("not permitted to signal pid {pid}")),
+        Err(error) => Err(format!("cannot signal pid {pid}: {error}")),
+    }
 }

@@ -10,13 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::time::Instant;
 
-use lockmgr::Range;
 use lockmgr::inspect::{
     Deadlock, Holder, Inode, Kind, Lock, LockTable, LockedFile, Process, Standing, Waiter,
     printable,
 };
+use lockmgr::{Mode, Range};
 
-use crate::signal_holder::WhichLock;
+use crate::kill::aim::is_same;
 
 use super::text::Age;
 
@@ -28,6 +28,36 @@ pub(super) struct Look {
     pub(super) table: LockTable,
     pub(super) deadlocks: Vec<Deadlock>,
     pub(super) at: Instant,
+}
+
+/// Which lock: the file, and what there is of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct WhichLock {
+    pub(super) inode: Inode,
+    pub(super) kind: Kind,
+    pub(super) mode: Mode,
+    pub(super) range: Range,
+}
+
+impl WhichLock {
+    pub(super) fn new(inode: Inode, lock: &Lock) -> Self {
+        Self { inode, kind: lock.kind.clone(), mode: lock.mode, range: lock.range }
+    }
+
+    /// Whether that process holds it by its own doing: only an inherited, recorded or shared description
+    /// does not count.
+    pub(super) fn is_held_by(&self, process: &Process, table: &LockTable) -> bool {
+        table
+            .files
+            .iter()
+            .filter(|file| file.inode == self.inode)
+            .flat_map(|file| &file.locks)
+            .filter(|found| Self::new(self.inode, found) == *self)
+            .flat_map(|found| &found.holders)
+            .filter(|holder| holder.standing == Standing::Verified)
+            .filter_map(|holder| holder.process.as_ref())
+            .any(|holder| is_same(holder, process))
+    }
 }
 
 /// A process, whatever becomes of its number.

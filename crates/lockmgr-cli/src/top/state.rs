@@ -7,10 +7,8 @@ use lockmgr::inspect::Process;
 use ratatui::layout::Size;
 use rustix::process::Signal;
 
-use crate::signal_holder::WhichLock;
-
 use super::keys::Key;
-use super::picture::{LockId, Look, Memory, Picture, Row, verified_holder};
+use super::picture::{LockId, Look, Memory, Picture, Row, WhichLock, verified_holder};
 use super::tree;
 
 /// The signals that can be sent; the first is the one that is offered.
