@@ -72,6 +72,17 @@ impl Tmux {
         self.becomes(text, |screen| screen.contains(text));
     }
 
+    /// Waits for words in a box, however they are broken into lines: that depends on how long the paths
+    /// and the pids of this run are.
+    #[track_caller]
+    fn shows_in_a_box(&self, text: &str) {
+        self.becomes(text, |screen| {
+            let inside = screen.lines().filter_map(|line| line.split('│').nth(1));
+            let words: Vec<_> = inside.flat_map(str::split_whitespace).collect();
+            words.join(" ").contains(text)
+        });
+    }
+
     #[track_caller]
     fn becomes(&self, what: &str, is_so: impl Fn(&str) -> bool) {
         let mut last = String::new();
@@ -222,15 +233,15 @@ fn a_signal_goes_to_the_holder_that_was_named_and_after_a_yes() {
     tmux.shows("/the.lock");
     let question = format!("Send SIGTERM to pid {} of ", holder.pid().as_raw_nonzero());
     tmux.types("K");
-    tmux.shows(&question);
-    tmux.shows(" run ./the.lock sh -c echo has it;");
+    tmux.shows_in_a_box(&question);
+    tmux.shows_in_a_box(" run ./the.lock sh -c echo has it;");
     tmux.key("Right");
-    tmux.shows("Send SIGINT to pid ");
+    tmux.shows_in_a_box("Send SIGINT to pid ");
     tmux.types("n");
     tmux.becomes("no question", |screen| !screen.contains("Send SIG"));
     tmux.types("K");
     // TERM again, whatever was chosen before.
-    tmux.shows(&question);
+    tmux.shows_in_a_box(&question);
     assert!(is_locked(&path));
     tmux.types("y");
     holder.finish().exits(143);
@@ -247,7 +258,7 @@ fn a_holder_that_has_let_go_is_not_signalled() {
     tmux.top();
     tmux.shows("/the.lock");
     tmux.types("K");
-    tmux.shows(&format!("Send SIGTERM to pid {} of ", std::process::id()));
+    tmux.shows_in_a_box(&format!("Send SIGTERM to pid {} of ", std::process::id()));
     drop(held);
     tmux.shows("no lock matches the filter");
     tmux.types("y");
