@@ -1,17 +1,10 @@
-//! An open lock file: the description that carries the lock, and whether the path still names it.
+//! An open lock file: the description that carries the lock, and its inode.
 //!
 //! The kernel locks an inode, people mean a path. Between opening and being granted the lock, and
 //! between two acquisitions on a kept descriptor, the path may have come to name another file; a
-//! lock on the old inode would then exclude nobody who comes by the path. So after every grant the
-//! path is looked up again and must name the same (device, inode). If not, the description is given
-//! up and the whole acquisition starts anew.
-//!
-//! The look-up has two forms. The *thorough* one walks the whole path. The *quick* one asks only
-//! for the last name in a kept descriptor of its directory, which costs the same however deep the
-//! path is. It sees every deletion and replacement of the lock file itself; what it assumes is that
-//! no directory above was renamed or replaced, and no symbolic link among them switched, since the
-//! last thorough look-up. It is used only when that was less than [`FRESH`] ago and the lock was
-//! free at once; after any wait the check is thorough.
+//! lock on the old inode would then exclude nobody who comes by the path. So after every grant it is
+//! made sure that the path still names the same (device, inode): how, is the business of [`Naming`].
+//! If not, the description is given up and the whole acquisition starts anew.
 //!
 //! Removal (`remove_on_release`) follows the same thought. A file is unlinked only while it is held
 //! exclusively and only if its name, in a directory that was opened for this, still names the held
@@ -19,28 +12,23 @@
 //! else, and starts anew. (The order "unlock, then unlink" would let a second process lock the old
 //! inode and a third one create and lock a new file.)
 
-use std::ffi::{CStr, CString, OsStr};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::error::{CREATE, Error, FIND_HERE, OPEN, Result};
+use crate::error::{CREATE, Error, OPEN, Result};
 use crate::gate::{self, Found, Gate};
 use crate::mode::{Mechanism, Mode, Range};
+use crate::naming::Naming;
 use crate::options::Settings;
+use crate::place::Place;
 use crate::posix;
 use crate::record;
 use crate::sys::file::{self, Access, Create, Identity, KeptFile};
 use crate::sys::lock::{self, Owner, Patience};
 use crate::visit::{Visit, discard};
 use crate::wait::{self, Limits, Stop};
-
-/// How long a thorough look-up of the path is good for, in nanoseconds.
-const FRESH: u64 = 50_000_000;
 
 /// How often an acquisition starts anew because the path named another file each time, without
 /// once finding somebody else to wait for. Real replacements end after a few; only a filesystem
@@ -55,96 +43,6 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// A number that is never used twice.
 pub(crate) fn unique_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Where a lock file is to be found. One allocation: one-shot acquisitions pay for every one.
-#[derive(Debug)]
-pub(crate) struct Place {
-    /// Absolute.
-    c_path: CString,
-    /// Where the last name begins, if there is one to look up in a directory.
-    name: Option<usize>,
-}
-
-/// The directory of a lock file, kept open, and the name of the lock file in it.
-#[derive(Debug)]
-struct Anchor {
-    directory: KeptFile,
-    name: CString,
-}
-
-impl Place {
-    pub(crate) fn new(path: &Path) -> Result<Self> {
-        let refuse = |operation, reason| Error::NotLockable {
-            path: Some(Arc::from(path)),
-            operation,
-            reason,
-        };
-        let mut bytes = Vec::new();
-        // A handle means the file that its path named when it was made, wherever the process goes
-        // later.
-        if !path.is_absolute() {
-            if path.as_os_str().is_empty() {
-                return Err(refuse(OPEN, "an empty path names no file"));
-            }
-            let here = std::env::current_dir().map_err(|source| Error::Io {
-                path: Some(Arc::from(path)),
-                operation: FIND_HERE,
-                source,
-            })?;
-            bytes.extend_from_slice(here.as_os_str().as_bytes());
-            bytes.push(b'/');
-        }
-        let given = path.as_os_str().as_bytes();
-        // For the messages: `./a.lock` is shown as people would write it.
-        let given = given.strip_prefix(b"./").filter(|rest| !rest.is_empty()).unwrap_or(given);
-        bytes.reserve_exact(given.len() + 1);
-        bytes.extend_from_slice(given);
-        let start = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-        let name = (!matches!(&bytes[start..], b"" | b"." | b"..")).then_some(start);
-        let c_path =
-            CString::new(bytes).map_err(|_| refuse(OPEN, "a path cannot contain a NUL byte"))?;
-        Ok(Self { c_path, name })
-    }
-
-    pub(crate) fn c_path(&self) -> &CStr {
-        &self.c_path
-    }
-
-    /// The directory of the lock file.
-    pub(crate) fn directory(&self) -> Result<KeptFile, Errno> {
-        self.anchor().map(|anchor| anchor.directory)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(self.c_path.as_bytes()))
-    }
-
-    /// For an error.
-    pub(crate) fn shared_path(&self) -> Arc<Path> {
-        Arc::from(self.path())
-    }
-
-    /// Makes the file; false where that can only be done less well.
-    fn make_exactly(&self, permissions: u32) -> Result<bool, Errno> {
-        match self.path().parent().map(|parent| CString::new(parent.as_os_str().as_bytes())) {
-            Some(Ok(parent)) => file::make_exactly(&parent, &self.c_path, permissions, discard),
-            _ => Ok(false),
-        }
-    }
-
-    /// What the path names now.
-    pub(crate) fn identity(&self, follow: bool) -> Option<Identity> {
-        file::status_at_path(&self.c_path, follow).ok().map(|status| status.identity)
-    }
-
-    fn anchor(&self) -> Result<Anchor, Errno> {
-        let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
-        let name = text(&self.c_path.as_bytes()[self.name.ok_or(Errno::ISDIR)?..])?;
-        let parent = self.path().parent().ok_or(Errno::ISDIR)?;
-        let directory = file::open_directory(&text(parent.as_os_str().as_bytes())?)?;
-        Ok(Anchor { directory, name })
-    }
 }
 
 /// Why a lock file could not be opened.
@@ -166,12 +64,10 @@ pub(crate) struct Description {
     access: Option<Access>,
     pub(crate) mechanism: Mechanism,
     pub(crate) range: Range,
-    follow: bool,
     /// Shared holds of this process on this description. Changed only by the holder of the turn
     /// while it is zero, and under the mutex of the handle's state otherwise.
     pub(crate) sharers: AtomicUsize,
-    anchor: OnceLock<Option<Anchor>>,
-    checked: AtomicU64,
+    naming: Naming,
     /// Where acquisitions pass one.
     pub(crate) gate: Option<Gate>,
     /// The fencing token of the exclusive hold; 0 for none.
@@ -230,7 +126,7 @@ impl Description {
             let opened = match made {
                 Ok(true) => continue,
                 Ok(false) => {
-                    file::open(&place.c_path, access, settings.follow_symlinks, create, discard)
+                    file::open(place.c_path(), access, settings.follow_symlinks, create, discard)
                 }
                 Err(errno) => Err(errno),
             };
@@ -307,10 +203,8 @@ impl Description {
             access,
             mechanism: settings.mechanism,
             range: settings.range,
-            follow: settings.follow_symlinks,
             sharers: AtomicUsize::new(0),
-            anchor: OnceLock::new(),
-            checked: AtomicU64::new(0),
+            naming: Naming::new(settings.follow_symlinks),
             gate: None,
             token: AtomicU64::new(0),
             name_is_durable: AtomicBool::new(false),
@@ -328,7 +222,7 @@ impl Description {
 
     /// Opens the file once more, to write; `None` if the path names another one by now.
     pub(crate) fn visit(&self, place: &Place) -> Result<Option<Visit>, Errno> {
-        Visit::to_write(&place.c_path, self.follow, self.identity)
+        Visit::to_write(place.c_path(), self.naming.follows_symlinks(), self.identity)
     }
 
     /// Sees to it that the lock file's name outlasts a power failure, whoever has created it.
@@ -401,24 +295,9 @@ impl Description {
         }
     }
 
-    /// Returns whether the path still names this file.
+    /// Returns whether the path still names this file; without `thorough`, as quickly as may be.
     pub(crate) fn is_current(&self, place: &Place, thorough: bool) -> Result<bool, Errno> {
-        let now = file::coarse_now();
-        let last = self.checked.load(Ordering::Relaxed);
-        let quick = !thorough && last != 0 && now.saturating_sub(last) < FRESH;
-        let anchor =
-            if quick { self.anchor.get_or_init(|| place.anchor().ok()).as_ref() } else { None };
-        let found = if let Some(anchor) = anchor {
-            file::status_at(&anchor.directory, &anchor.name, self.follow)
-        } else {
-            self.checked.store(now, Ordering::Relaxed);
-            file::status_at_path(&place.c_path, self.follow)
-        };
-        match found {
-            Ok(status) => Ok(status.identity == self.identity),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
-            Err(errno) => Err(errno),
-        }
+        self.naming.holds(place, self.identity, thorough)
     }
 
     /// Removes the lock file. Only while it is held exclusively, as a whole.
@@ -509,7 +388,7 @@ fn open_existing(
     }
     let mut first = None;
     for &access in accesses(settings.mechanism, writable) {
-        match file::open(&place.c_path, access, settings.follow_symlinks, Create::No, discard) {
+        match file::open(place.c_path(), access, settings.follow_symlinks, Create::No, discard) {
             Ok(opened) => return Ok((opened, access)),
             Err(
                 errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY | Errno::ISDIR),
@@ -528,7 +407,7 @@ fn open_spare(place: &Place, settings: &Settings) -> Option<KeptFile> {
         return None;
     }
     // Closing this kind of descriptor drops no locks.
-    let pinned = file::pin(&place.c_path, settings.follow_symlinks).ok()?;
+    let pinned = file::pin(place.c_path(), settings.follow_symlinks).ok()?;
     posix::spare(file::status(&pinned).ok()?.identity)
 }
 
@@ -549,7 +428,7 @@ fn explain(
         }
         // No name was created, and none of the ways to open it fits: a FIFO nobody reads, a socket.
         Errno::NXIO => {
-            let kind = file::status_at_path(&place.c_path, settings.follow_symlinks)
+            let kind = file::status_at_path(place.c_path(), settings.follow_symlinks)
                 .ok()
                 .and_then(|status| not_lockable_kind(status.kind));
             not_lockable(path, kind.unwrap_or("it is not a file that can be opened"))
@@ -557,7 +436,7 @@ fn explain(
         Errno::ACCESS | Errno::PERM | Errno::ROFS => Error::Permission {
             path,
             operation,
-            reason: match file::status_at_path(&place.c_path, settings.follow_symlinks) {
+            reason: match file::status_at_path(place.c_path(), settings.follow_symlinks) {
                 Ok(_) => "its permissions do not allow it",
                 Err(_) if operation == CREATE => "its directory allows no new file",
                 Err(_) => "its directory cannot be searched",
@@ -607,7 +486,7 @@ pub(crate) fn sleep_out_lease(
     access: Access,
     limits: Limits<'_>,
 ) -> Result<(), Stop> {
-    let pinned = file::pin(&place.c_path, follow).map_err(Stop::Os)?;
+    let pinned = file::pin(place.c_path(), follow).map_err(Stop::Os)?;
     let status = file::status(&pinned).map_err(Stop::Os)?;
     if status.kind != FileType::RegularFile {
         // It has been replaced since; opening anew will tell.

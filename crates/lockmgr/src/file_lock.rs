@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::acquire::{Acquire, Request, When};
-use crate::description::Place;
 use crate::error::{OPEN, Result};
 use crate::guard::FileLockGuard;
 use crate::handle::Handle;
 use crate::mode::{Mechanism, Mode};
 use crate::options::{FileLockOptions, Settings};
+use crate::place::Place;
 
 /// A lock that processes, threads and tasks exclude each other with, through a file.
 ///

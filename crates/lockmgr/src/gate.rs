@@ -28,10 +28,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::description::{Description, OpenFailure, Place, unique_id};
+use crate::description::{Description, OpenFailure, unique_id};
 use crate::error::{Error, OPEN, Result};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::{Fairness, Settings};
+use crate::place::Place;
 use crate::posix;
 use crate::record;
 use crate::sys::file::{self, Access, Create, Identity, KeptFile};

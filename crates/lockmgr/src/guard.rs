@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, SystemTime};
 
-use crate::description::Place;
 use crate::error::{Error, Result};
 use crate::hold::Hold;
 use crate::mode::{Mechanism, Mode};
+use crate::place::Place;
 
 /// A held lock, released when dropped. It stays in the thread that acquired it.
 ///

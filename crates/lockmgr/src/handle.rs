@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use crate::description::{self, Description, OpenFailure, Place};
+use crate::description::{self, Description, OpenFailure};
 use crate::error::{Error, OPEN, Result};
 use crate::held;
 use crate::inspect::Contention;
 use crate::mode::{Mode, Range};
 use crate::options::{Fairness, Settings};
+use crate::place::Place;
 use crate::queue::{Asker, Node, Queue};
 use crate::sys::file::{Identity, KeptFile};
 use crate::sys::fork::{self, PerProcess};

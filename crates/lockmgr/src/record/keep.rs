@@ -30,8 +30,9 @@ use rustix::system::uname;
 
 use super::here::Here;
 use super::{LONGEST, Lasting, Record, START_LEN, Wanted, is_ours, line, preserved, token};
-use crate::description::{Description, Place};
+use crate::description::Description;
 use crate::mode::Range;
+use crate::place::Place;
 use crate::sys::file::{self, KeptFile};
 
 /// Why there is no record of a hold.

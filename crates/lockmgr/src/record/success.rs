@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use super::believe::read;
 use super::keep::{content, in_milliseconds, write};
 use super::{Lasting, NotKept, START_LEN, line, preserved};
-use crate::description::{Description, Place};
+use crate::description::Description;
+use crate::place::Place;
 use crate::visit::Visit;
 
 /// Returns when work under this lock last succeeded, as far as somebody noted it there

@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use crate::description::{Description, OpenFailure, Place};
+use crate::description::{Description, OpenFailure};
 use crate::error::{Error, Result};
 use crate::handle::tell;
 use crate::inspect::Contention;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
+use crate::place::Place;
 use crate::queue::{Asker, Node, Queue};
 use crate::semaphore::slots;
 use crate::sys::file;

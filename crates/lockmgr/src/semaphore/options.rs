@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use crate::description::Place;
 use crate::error::{Error, OPEN, Result};
 use crate::mode::Mechanism;
 use crate::name::{self, Scope};
 use crate::options::Settings;
+use crate::place::Place;
 use crate::semaphore::Semaphore;
 use crate::semaphore::handle::Handle;
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::description::{Description, Place};
+use crate::description::Description;
+use crate::place::Place;
 use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 use crate::sys::signal::AllBlocked;
 use crate::sys::watch::{self, Seen, Watch};
