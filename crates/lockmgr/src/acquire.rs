@@ -107,7 +107,7 @@ impl Request {
         if self.goes_past_gate(handle) {
             turn.skip_gate();
         }
-        if !matches!(turn.attempt(operation, since.is_some())?, Attempt::Granted) {
+        if !matches!(turn.attempt(operation)?, Attempt::Granted) {
             if self.when == When::Now {
                 let contention = turn.contention();
                 return Err(Error::Busy { path: handle.path(), operation, contention });

@@ -297,7 +297,13 @@ impl Description {
 
     /// Returns whether the path still names this file; without `thorough`, as quickly as may be.
     pub(crate) fn is_current(&self, place: &Place, thorough: bool) -> Result<bool, Errno> {
-        self.naming.holds(place, self.identity, thorough)
+        self.naming.holds(place, self.file(), self.identity, thorough)
+    }
+
+    /// Looks the path up before a sleep, so that the look after it can be a quick one. Returns false
+    /// if the path names another file already, and the sleep should be for that one.
+    pub(crate) fn prepare_for_sleep(&self, place: &Place) -> bool {
+        self.naming.prepare(place, self.file(), self.identity)
     }
 
     /// Removes the lock file. Only while it is held exclusively, as a whole.

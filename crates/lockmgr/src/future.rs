@@ -122,7 +122,7 @@ impl AcquireFuture {
     /// Asks the kernel once, and has a thread wait for it if that was not enough.
     fn ask(&mut self, mut turn: Turn) -> Result<Option<Hold>> {
         let operation = self.request.operation();
-        if matches!(turn.attempt(operation, self.since.is_some())?, Attempt::Granted) {
+        if matches!(turn.attempt(operation)?, Attempt::Granted) {
             let waited = self.since.map(|since| since.elapsed()).unwrap_or_default();
             return turn.settle(operation, false, waited).map(Some);
         }

@@ -239,7 +239,7 @@ impl Passage {
 
     /// Takes the gate, asleep in the kernel until it is free.
     pub(crate) fn sleep(&mut self, limits: Limits<'_>) -> Result<(), Stop> {
-        let limits = Limits { on_grant: None, ..limits };
+        let limits = Limits { afterwards: None, ..limits };
         wait::interruptible(limits, || self.take(Patience::Sleep))?;
         self.held = true;
         Ok(())

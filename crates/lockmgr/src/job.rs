@@ -14,7 +14,7 @@ use std::time::Instant;
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::sys::signal::AllBlocked;
-use crate::wait::Limits;
+use crate::wait::{Afterwards, Limits};
 
 /// Enough for the system calls of a wait and for a waker.
 const STACK: usize = 256 * 1024;
@@ -48,25 +48,13 @@ impl<T: Send + 'static> Job<T> {
         let result = Arc::clone(&job);
         let quiet = AllBlocked::new();
         thread::Builder::new().name("lockmgr-wait".into()).stack_size(STACK).spawn(move || {
-            let nudge = || result.nudge();
-            let limits = Limits { on_grant: Some(&nudge), ..Limits::new(deadline, &tokens) };
+            // The task is woken first: that takes longest, and nothing of it needs a tidy thread.
+            let afterwards = Afterwards::default();
+            let limits = Limits { afterwards: Some(&afterwards), ..Limits::new(deadline, &tokens) };
             result.finish(wait(limits));
         })?;
         drop(quiet);
         Ok(job)
-    }
-
-    /// Wakes the task when the kernel has granted the lock, though the result is not ready: waking up
-    /// takes longer than what is left to do. A task that is quicker finds nothing yet, leaves its
-    /// waker again, and is woken once more.
-    fn nudge(&self) {
-        let mut outcome = self.outcome();
-        if let Outcome::Pending(waker) = &mut *outcome
-            && let Some(waker) = waker.take()
-        {
-            drop(outcome);
-            waker.wake();
-        }
     }
 
     fn finish(&self, result: Result<T>) {

@@ -48,6 +48,10 @@ pub(crate) struct Turn {
 /// Where the kernel cannot be asked to wait for the end of a lease.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How often in one acquisition a file that was replaced is left for the one that has taken its place,
+/// before the sleep. Where path and descriptor never agree, the sleep shows it, not a tight loop.
+const GIVE_UP_LOOKING: u32 = 8;
+
 const UNSETTLED: &str = "settling consumes the turn";
 const OPENED: &str = "the lock file was just opened";
 
@@ -83,8 +87,8 @@ impl Turn {
         self.handle.as_ref().expect(UNSETTLED)
     }
 
-    /// Asks for the lock without waiting. `thorough` is for the path check.
-    pub(crate) fn attempt(&mut self, operation: &'static str, thorough: bool) -> Result<Attempt> {
+    /// Asks for the lock without waiting.
+    pub(crate) fn attempt(&mut self, operation: &'static str) -> Result<Attempt> {
         for _ in 0..TRIES {
             if self.description.is_none() {
                 match self.handle().open() {
@@ -107,7 +111,7 @@ impl Turn {
                 }
             }
             self.passage = None;
-            if self.confirm(operation, thorough)? {
+            if self.confirm(operation)? {
                 return Ok(Attempt::Granted);
             }
         }
@@ -174,8 +178,9 @@ impl Turn {
     }
 
     fn sleep_within(&mut self, operation: &'static str, limits: Limits<'_>) -> Result<()> {
+        let mut found_replaced = 0;
         loop {
-            match self.attempt(operation, true)? {
+            match self.attempt(operation)? {
                 Attempt::Granted => return Ok(()),
                 Attempt::Lease(access) => {
                     self.sleep_out_lease(access, limits)
@@ -187,10 +192,15 @@ impl Turn {
                     let Some(description) = self.description.clone() else {
                         continue;
                     };
+                    if found_replaced < GIVE_UP_LOOKING && !self.prepare_for_sleep(&description) {
+                        found_replaced += 1;
+                        self.abandon();
+                        continue;
+                    }
                     match description.sleep_lock(self.mode, limits) {
                         Ok(()) => {
                             self.passage = None;
-                            if self.confirm(operation, true)? {
+                            if self.confirm(operation)? {
                                 return Ok(());
                             }
                         }
@@ -205,9 +215,15 @@ impl Turn {
         }
     }
 
+    /// Whether the path still names what is about to be slept for.
+    fn prepare_for_sleep(&self, description: &Description) -> bool {
+        let place = self.handle().place.as_ref();
+        place.is_none_or(|place| description.prepare_for_sleep(place))
+    }
+
     fn sleep_out_lease(&self, access: Access, limits: Limits<'_>) -> Result<(), Stop> {
         let Some(place) = &self.handle().place else { return Ok(()) };
-        let limits = Limits { on_grant: None, watch: None, ..limits };
+        let limits = Limits { afterwards: None, watch: None, ..limits };
         match sleep_out_lease(place, self.handle().settings.follow_symlinks, access, limits) {
             // The file has gone, or there is no /proc to open it by. Opening anew will tell, but
             // not in a tight loop.
@@ -237,11 +253,11 @@ impl Turn {
     }
 
     /// After the grant: keeps the lock if the path still names the file, else gives it up.
-    fn confirm(&mut self, operation: &'static str, thorough: bool) -> Result<bool> {
+    fn confirm(&mut self, operation: &'static str) -> Result<bool> {
         let (Some(place), Some(description)) = (&self.handle().place, &self.description) else {
             return Ok(true);
         };
-        let current = description.is_current(place, thorough);
+        let current = description.is_current(place, false);
         if matches!(current, Ok(true)) {
             return Ok(true);
         }

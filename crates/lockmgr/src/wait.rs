@@ -12,27 +12,41 @@
 //! interrupts the call for any other reason: a waiter that is interrupted loses its place in the
 //! kernel's queue.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
 
-use crate::cancel::{CancelToken, Interrupt};
+use crate::cancel::{CancelToken, Entry, Interrupt};
 use crate::sys::alarm::{Alarm, Trigger};
-use crate::watch::Watch;
+use crate::watch::{Watch, Watching};
 
 /// What ends a wait besides success.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits<'a> {
     pub(crate) deadline: Option<Instant>,
     pub(crate) tokens: &'a [CancelToken],
-    /// Called as soon as the kernel has granted the lock, before anything is tidied up.
-    pub(crate) on_grant: Option<&'a dyn Fn()>,
+    /// Where to leave what a granted wait has to tidy up, for whoever has something better to do first.
+    pub(crate) afterwards: Option<&'a Afterwards>,
     /// Descriptors of holds that are promised to last as long as the wait.
     pub(crate) kept: &'a [u32],
     /// Looks for a deadlock meanwhile.
     pub(crate) watch: Option<&'a Arc<Watch>>,
+}
+
+/// What was set up for a wait that is over: dropped, it is tidied up. Until then the alarm may go on
+/// interrupting the system calls of this thread.
+#[derive(Default)]
+pub(crate) struct Afterwards(RefCell<Option<Setup>>);
+
+/// In the order of its drop: the entries are left before the alarm is, though even a late trigger would do
+/// no harm.
+struct Setup {
+    _entries: Vec<Entry>,
+    _watching: Option<Watching>,
+    _alarm: Alarm,
 }
 
 /// Why a wait ended without success.
@@ -50,7 +64,7 @@ pub(crate) enum Stop {
 impl<'a> Limits<'a> {
     /// Limits with nothing else to see to.
     pub(crate) fn new(deadline: Option<Instant>, tokens: &'a [CancelToken]) -> Self {
-        Self { deadline, tokens, on_grant: None, kept: &[], watch: None }
+        Self { deadline, tokens, afterwards: None, kept: &[], watch: None }
     }
 
     /// Returns an error when the wait must end now.
@@ -88,16 +102,19 @@ pub(crate) fn interruptible(
     }
     limits.check()?;
     let alarm = Alarm::set(limits.deadline).map_err(|_| Stop::NoAlarm)?;
-    // Left before the alarm is dropped, though even a late trigger would do no harm.
-    let _entries: Vec<_> = limits.tokens.iter().map(|token| token.enter(alarm.trigger())).collect();
-    let _watching = limits.watch.map(|watch| watch.begin(alarm.trigger()));
+    let setup = Setup {
+        _entries: limits.tokens.iter().map(|token| token.enter(alarm.trigger())).collect(),
+        _watching: limits.watch.map(|watch| watch.begin(alarm.trigger())),
+        _alarm: alarm,
+    };
     loop {
         limits.check()?;
         match call() {
             Err(Errno::INTR) => {}
             result => {
-                if let (Ok(()), Some(on_grant)) = (result, limits.on_grant) {
-                    on_grant();
+                if let (Ok(()), Some(Afterwards(place))) = (result, limits.afterwards) {
+                    // What an earlier wait may have left is dropped here.
+                    place.replace(Some(setup));
                 }
                 return result.map_err(Stop::Os);
             }

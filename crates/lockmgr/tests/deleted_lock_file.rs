@@ -5,9 +5,13 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use lockmgr::{Error, FileLock, LockMgr, Mechanism};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{Worker, hear, say, serve, wait_for_blocked};
+use tempfile::TempDir;
 
 #[test]
 fn worker() {
@@ -88,6 +92,84 @@ fn a_kept_handle_notices_that_its_free_file_was_replaced() {
     }
 }
 
+type Change = fn(&Path);
+
+/// What may happen to the name of a lock file; each leaves another file at its path, or none.
+const CHANGES: [(&str, Change); 5] = [
+    ("deleted", |path| fs::remove_file(path).unwrap()),
+    ("replaced by a rename", replace),
+    ("renamed", |path| fs::rename(path, path.with_extension("old")).unwrap()),
+    ("exchanged", |path| {
+        let other = path.with_extension("other");
+        fs::write(&other, "").unwrap();
+        renameat_with(CWD, path, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+    }),
+    ("renamed, while another name still leads to it", |path| {
+        let link = path.with_extension("link");
+        fs::hard_link(path, &link).unwrap();
+        fs::remove_file(path).unwrap();
+        fs::rename(link, path.with_extension("old")).unwrap();
+    }),
+];
+
+/// A handle that has had time to learn that asking the inode will do.
+fn practised(path: &Path) -> FileLock {
+    let lock = FileLock::open(path).unwrap();
+    let start = Instant::now();
+    // Longer than a tick of the kernel's clock, and often enough in less time than a walk is good for.
+    while start.elapsed() < Duration::from_millis(20) {
+        drop(lock.lock().unwrap());
+    }
+    lock
+}
+
+/// Directories on this machine's disk and, where there is one, in memory.
+fn directories() -> Vec<TempDir> {
+    let memory = tempfile::tempdir_in("/dev/shm");
+    [tempfile::tempdir(), memory].into_iter().flatten().collect()
+}
+
+#[test]
+fn a_practised_handle_notices_whatever_happens_to_the_name() {
+    for dir in directories() {
+        for (what, change) in CHANGES {
+            let path = dir.path().join("a.lock");
+            for _ in 0..20 {
+                let lock = practised(&path);
+                change(&path);
+                let guard = lock.lock().unwrap();
+                assert!(guard.still_current().unwrap(), "{what} in {}", dir.path().display());
+                guard.unlock().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_wait_a_practised_handle_notices_whatever_happened_to_the_name() {
+    for dir in directories() {
+        for (what, change) in CHANGES {
+            let path = dir.path().join("a.lock");
+            for wait in [true, false] {
+                let lock = practised(&path);
+                let other = FileLock::open(&path).unwrap();
+                let held = other.lock().unwrap();
+                thread::scope(|scope| {
+                    let waiter = scope.spawn(|| {
+                        let guard =
+                            if wait { lock.lock() } else { lock.lock_timeout(support::BOUND) };
+                        assert!(guard.unwrap().still_current().unwrap(), "{what}");
+                    });
+                    wait_for_blocked(&path, 1);
+                    change(&path);
+                    drop(held);
+                    waiter.join().unwrap();
+                });
+            }
+        }
+    }
+}
+
 #[test]
 fn a_directory_replaced_above_is_noticed_by_the_next_patient_acquisition() {
     let dir = tempfile::tempdir().unwrap();
@@ -99,7 +181,7 @@ fn a_directory_replaced_above_is_noticed_by_the_next_patient_acquisition() {
     fs::rename(&one, &two).unwrap();
     fs::create_dir(&one).unwrap();
     // What the quick check assumes lasts for 50 ms; this is the documented limit, not a guess.
-    std::thread::sleep(std::time::Duration::from_millis(80));
+    thread::sleep(Duration::from_millis(80));
     let guard = lock.lock().unwrap();
     assert!(path.exists(), "it was made anew where the path leads now");
     guard.unlock().unwrap();

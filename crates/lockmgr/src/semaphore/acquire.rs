@@ -77,7 +77,7 @@ impl Request {
                 return Err(self.refusal(&party));
             }
         };
-        match party.attempt(true, false)? {
+        match party.attempt(true)? {
             Attempt::Granted => Ok(party.settle(Duration::ZERO)),
             _ => Err(self.refusal(&party)),
         }
@@ -87,7 +87,7 @@ impl Request {
     fn run(&self, handle: &Arc<Handle>) -> Result<SemaphoreGuard> {
         let mut party = self.party(handle)?;
         if self.tries_first(handle) {
-            if matches!(party.attempt(false, false)?, Attempt::Granted) {
+            if matches!(party.attempt(false)?, Attempt::Granted) {
                 return Ok(party.settle(Duration::ZERO));
             }
             if self.is_single() {
@@ -110,7 +110,7 @@ impl Request {
                 handle.turn()
             }
         };
-        if !matches!(party.attempt(true, since.is_some())?, Attempt::Granted) {
+        if !matches!(party.attempt(true)?, Attempt::Granted) {
             since.get_or_insert_with(wait);
             party.sleep(self.limits())?;
         }

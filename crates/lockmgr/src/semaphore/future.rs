@@ -84,7 +84,7 @@ impl AcquireSlotsFuture {
     fn start(&mut self) -> Step {
         let mut party = self.request.party(&self.handle)?;
         if self.request.tries_first(&self.handle) {
-            if matches!(party.attempt(false, false)?, Attempt::Granted) {
+            if matches!(party.attempt(false)?, Attempt::Granted) {
                 return Ok(Some(party.settle(Duration::ZERO)));
             }
             if self.request.is_single() {
@@ -125,7 +125,7 @@ impl AcquireSlotsFuture {
 
     /// Asks the kernel once, and has a thread wait for it if that was not enough.
     fn ask(&mut self, mut party: Party, turn: Turn) -> Step {
-        if matches!(party.attempt(true, self.since.is_some())?, Attempt::Granted) {
+        if matches!(party.attempt(true)?, Attempt::Granted) {
             drop(turn);
             return Ok(Some(
                 party.settle(self.since.map(|since| since.elapsed()).unwrap_or_default()),

@@ -65,8 +65,8 @@ impl Party {
         }
     }
 
-    /// Asks once, by way of the queue or past it. `thorough` is for the path check.
-    pub(super) fn attempt(&mut self, by_queue: bool, thorough: bool) -> Result<Attempt> {
+    /// Asks once, by way of the queue or past it.
+    pub(super) fn attempt(&mut self, by_queue: bool) -> Result<Attempt> {
         for _ in 0..TRIES {
             let description = match &mut self.description {
                 Some(description) => description,
@@ -94,7 +94,7 @@ impl Party {
                 }
                 Err(errno) => return Err(self.handle.lock_error(self.operation, errno)),
             }
-            if self.confirm(thorough)? {
+            if self.confirm()? {
                 return Ok(Attempt::Granted);
             }
         }
@@ -104,12 +104,12 @@ impl Party {
 
     /// With the slots: lets the next one be the head, and keeps the slots if the path still names
     /// the file. Else everything is given back.
-    fn confirm(&mut self, thorough: bool) -> Result<bool> {
+    fn confirm(&mut self) -> Result<bool> {
         let Some(description) = &self.description else { return Ok(false) };
         if std::mem::take(&mut self.head) {
             leave_queue(description);
         }
-        let current = description.is_current(&self.handle.place, thorough);
+        let current = description.is_current(&self.handle.place, false);
         if matches!(current, Ok(true)) {
             return Ok(true);
         }
@@ -119,9 +119,9 @@ impl Party {
 
     /// Asks by way of the queue and sleeps until the slots are had.
     pub(super) fn sleep(&mut self, limits: Limits<'_>) -> Result<()> {
-        let inner = Limits { on_grant: None, ..limits };
+        let inner = Limits { afterwards: None, ..limits };
         loop {
-            let slept = match self.attempt(true, true)? {
+            let slept = match self.attempt(true)? {
                 Attempt::Granted => return Ok(()),
                 Attempt::Lease(access) => self.sleep_out_lease(access, inner),
                 Attempt::Queue => self.queue(inner),
@@ -130,7 +130,7 @@ impl Party {
                     .and_then(|()| if self.slots.is_empty() { limits.check() } else { Ok(()) }),
             };
             slept.map_err(|stop| self.stopped(stop))?;
-            if !self.slots.is_empty() && self.confirm(true)? {
+            if !self.slots.is_empty() && self.confirm()? {
                 return Ok(());
             }
         }

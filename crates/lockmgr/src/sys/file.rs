@@ -280,12 +280,7 @@ pub(crate) fn is_shared_with_other_machines(file: &KeptFile) -> bool {
         0x6573_5546,
     ];
     // A filesystem that does not tell is taken for the worst.
-    retry(|| rustix::fs::fstatfs(file)).map_or(true, |status| {
-        // The type of the field differs between processors; the number has 32 bits.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
-        let kind = status.f_type as u32;
-        SHARED.contains(&kind)
-    })
+    filesystem(file).is_none_or(|kind| SHARED.contains(&kind))
 }
 
 /// Sets exactly these permissions. Filesystems without permissions refuse; that is no failure.
@@ -312,6 +307,8 @@ pub(crate) struct Status {
     pub(crate) executable: bool,
     /// No other hard link leads to the file.
     pub(crate) one_name: bool,
+    /// The time of the inode's last change (`ctime`), in nanoseconds since 1970; 0 for one before.
+    pub(crate) changed: u64,
 }
 
 impl Status {
@@ -322,6 +319,7 @@ impl Status {
             size: u64::try_from(stat.st_size).unwrap_or(0),
             executable: stat.st_mode & 0o111 != 0,
             one_name: stat.st_nlink == 1,
+            changed: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
         }
     }
 }
@@ -363,10 +361,28 @@ const LOCAL: [u32; 19] = [
 
 /// Whether the file lies on a filesystem that leaves locks to this kernel.
 pub(crate) fn is_on_local_filesystem(file: impl AsFd) -> bool {
-    retry(|| rustix::fs::fstatfs(&file)).is_ok_and(|stat| {
-        let kind = u32::try_from(i128::from(stat.f_type) & 0xFFFF_FFFF);
-        kind.is_ok_and(|kind| LOCAL.contains(&kind))
-    })
+    filesystem(file).is_some_and(|kind| LOCAL.contains(&kind))
+}
+
+/// Local filesystems that were seen to set the change time of a file that is renamed, exchanged, linked
+/// or unlinked. Not overlay: what is open may be the file below, of which nobody unlinks anything.
+const TELL_RENAMES: [u32; 4] = [
+    0xEF53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683E, // btrfs
+    0x0102_1994, // tmpfs
+];
+
+/// Whether whatever happens to a name of the file shows in its link count or its change time, at once.
+pub(crate) fn tells_renames(file: impl AsFd) -> bool {
+    filesystem(file).is_some_and(|kind| TELL_RENAMES.contains(&kind))
+}
+
+/// The magic number of the filesystem that the file lies on.
+fn filesystem(file: impl AsFd) -> Option<u32> {
+    let status = retry(|| rustix::fs::fstatfs(&file)).ok()?;
+    // The type of the field differs between processors; the number has 32 bits.
+    u32::try_from(i128::from(status.f_type) & 0xFFFF_FFFF).ok()
 }
 
 /// Two open file descriptions of a new file in the directory that nobody else will find.
@@ -447,15 +463,28 @@ pub(crate) fn sync_directory(directory: &KeptFile) -> Result<(), Errno> {
 }
 
 /// A cheap clock for "how long ago", in nanoseconds; it may lag by some milliseconds.
-///
-/// By way of the C library, which has the kernel's fast path for it set up already.
 pub(crate) fn coarse_now() -> u64 {
+    coarse(libc::CLOCK_MONOTONIC_COARSE)
+}
+
+/// The clock that the kernel stamps files with, in nanoseconds since 1970. A filesystem may use a finer
+/// one, which is ahead of it by some milliseconds at most, but none that lags behind.
+pub(crate) fn coarse_time_of_day() -> u64 {
+    coarse(libc::CLOCK_REALTIME_COARSE)
+}
+
+/// By way of the C library, which has the kernel's fast path for it set up already.
+fn coarse(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is valid for the call. It cannot fail: every Linux has this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+    // SAFETY: the pointer is valid for the call. It cannot fail: every Linux has these clocks.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    nanoseconds(now.tv_sec, now.tv_nsec)
+}
+
+/// The types of both parts differ between processors; a time before 1970 is 0.
+fn nanoseconds(seconds: impl TryInto<u64>, nanoseconds: impl TryInto<u64>) -> u64 {
+    let seconds = seconds.try_into().unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.try_into().unwrap_or(0))
 }
 
 /// Calls that do not wait for a lock are simply made again after a signal.
