@@ -240,9 +240,11 @@ pub(crate) fn parse(words: &[OsString]) -> Result<Order, clap::Error> {
         Some("run") => parse_one("run", words, RunArgs::check).map(Order::Run),
         Some("lock") => parse_one("lock", words, |_| Ok(())).map(Order::Lock),
         Some("unlock") => parse_one("unlock", words, |_| Ok(())).map(Order::Unlock),
-        _ => {
+        first => {
+            let as_options = if first == Some("kill") { kill::as_options(words) } else { None };
             let mut command = command();
-            let matches = command.try_get_matches_from_mut(words)?;
+            let matches =
+                command.try_get_matches_from_mut(as_options.as_deref().unwrap_or(words))?;
             CommandLine::from_arg_matches(&matches)
                 .map(|line| line.order)
                 .map_err(|error| error.format(&mut command))
@@ -273,6 +275,8 @@ fn single<A: Args>(name: &'static str) -> clap::Command {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::Signal;
+
     use super::*;
 
     #[test]
@@ -326,6 +330,26 @@ mod tests {
         ] {
             let Ok(Order::Run(args)) = parse_text(line) else { panic!("{line}") };
             assert_eq!(matches!(args.acquire.wait(), Wait::Not), not, "{line}");
+        }
+    }
+
+    #[test]
+    fn kill_takes_signals_as_kill_1_does() {
+        for (line, signal) in [
+            ("lockmgr kill l", Signal::TERM),
+            ("lockmgr kill -9 l", Signal::KILL),
+            ("lockmgr kill -y -HUP l", Signal::HUP),
+            ("lockmgr kill l -SIGINT -q", Signal::INT),
+            ("lockmgr kill -s 1 l", Signal::HUP),
+            ("lockmgr kill -sUSR1 -- l", Signal::USR1),
+        ] {
+            let Ok(Order::Kill(args)) = parse_text(line) else { panic!("{line}") };
+            assert_eq!((args.signal, args.lock), (signal, "l".into()), "{line}");
+        }
+        let Ok(Order::Kill(args)) = parse_text("lockmgr kill -- -9") else { panic!("a name") };
+        assert_eq!((args.signal, args.lock), (Signal::TERM, "-9".into()));
+        for line in ["lockmgr kill -99 l", "lockmgr kill -9 -- -9 l", "lockmgr kill -KILLER l"] {
+            assert!(parse_text(line).is_err(), "{line}");
         }
     }
 

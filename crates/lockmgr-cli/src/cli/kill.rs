@@ -24,6 +24,7 @@ Examples:
   lockmgr kill backup                      asks, sends TERM, waits until the lock is free
   lockmgr kill -y --kill-after 5s backup   does not ask; after 5 s, KILL
   lockmgr kill -y -s HUP -w 1m ./my.lock   gives up waiting after a minute
+  lockmgr kill -y -9 backup                as kill(1) spells it
 
 Exit status:
   0 those who were signalled do not hold the lock any more: it is free, or others have it since;
@@ -31,7 +32,7 @@ Exit status:
   verified, was confirmed, or may be signalled, or somebody who was not signalled keeps the lock;
   64 wrong usage; 73 the path cannot be looked up; 74 another failure of the system")]
 pub(crate) struct KillArgs {
-    /// The signal: a name with or without SIG, or a number
+    /// The signal: a name with or without SIG, or a number; -KILL or -9 will do as well
     #[arg(short, long, value_name = "SIGNAL", default_value = "TERM", value_parser = values::signal)]
     pub(crate) signal: Signal,
     /// Send KILL to those that hold the lock still after DURATION
@@ -61,4 +62,19 @@ pub(crate) struct KillArgs {
     /// A lock file (anything with a slash), or a lock's name
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) lock: OsString,
+}
+
+/// The words with kill(1)'s `-9` and `-KILL` written as options; `None` if there are none of those.
+pub(super) fn as_options(words: &[OsString]) -> Option<Vec<OsString>> {
+    let is_signal = |word: &OsString| {
+        let name = word.to_str().and_then(|word| word.strip_prefix('-'));
+        name.is_some_and(|name| values::signal(name).is_ok())
+    };
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let place = words[..end].iter().position(is_signal)?;
+    let mut words = words.to_vec();
+    let mut option = OsString::from("--signal=");
+    option.push(words[place].to_string_lossy().trim_start_matches('-'));
+    words[place] = option;
+    Some(words)
 }
