@@ -108,14 +108,25 @@ impl Process {
     }
 
     /// The command line as it may be printed, at most `width` characters: words separated by blanks,
-    /// control characters escaped. Of a process without one the short name, in brackets.
+    /// control characters escaped. Where that is too long, the directories of the program go first. Of a
+    /// process without a command line the short name, in brackets.
     #[must_use]
     pub fn command_line(&self, width: usize) -> String {
-        let mut bytes = self.words().collect::<Vec<_>>().join(&b' ');
+        let mut words: Vec<_> = self.words().collect();
+        let mut bytes = words.join(&b' ');
         if bytes.is_empty() && self.is_known() {
             bytes = [b"[", &self.name[..], b"]"].concat();
         }
-        shown(&bytes, width)
+        let whole = shown(&bytes, width);
+        if whole.ends_with('…')
+            && let Some(program) = words.first_mut()
+            && let Some(slash) = program.iter().rposition(|byte| *byte == b'/')
+            && slash + 1 < program.len()
+        {
+            *program = &program[slash + 1..];
+            return shown(&words.join(&b' '), width);
+        }
+        whole
     }
 
     /// The user's name from `/etc/passwd`, or the number where it has none; `?` when only the pid is
@@ -392,6 +403,12 @@ mod tests {
         assert_eq!(process.command_line(10), "xxxxxxxxx…");
         process.command = vec![b'x'; 10];
         assert_eq!(process.command_line(10), "xxxxxxxxxx");
+        process.command = b"/opt/far/away/bin/tool\0--all\0/srv\0".to_vec();
+        assert_eq!(process.command_line(33), "/opt/far/away/bin/tool --all /srv");
+        assert_eq!(process.command_line(32), "tool --all /srv");
+        assert_eq!(process.command_line(8), "tool --…");
+        process.command = b"/opt/far/away/\0".to_vec();
+        assert_eq!(process.command_line(8), "/opt/fa…");
     }
 
     #[test]
