@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
-use lockmgr::inspect::{Kind, LockTable};
+use lockmgr::inspect::{Inode, Kind, LockTable};
 use lockmgr::{Mechanism, Mode};
 use support::puppet::{PUPPET, Puppet};
 use support::raw::take_lock;
@@ -144,6 +144,66 @@ fn locks_from_outside_the_pid_namespace_are_held_by_somebody() {
             assert_eq!(looks.next_line(), format!("hides {seen}"), "{lock}");
         }
         assert_eq!(kernel_locks(&path), held, "looking has left nothing, and taken nothing");
+    }
+}
+
+#[test]
+fn whom_proc_hides_is_neither_guessed_nor_dropped() {
+    if !sees_all_locks() || !can_play_users() || !can_mount() {
+        return;
+    }
+    let dir = public_dir(0o755);
+    let user = new_user().to_string();
+    for (mechanism, seen) in [
+        ("flock", "flock exclusive PID not permitted <0"),
+        ("posix", "posix exclusive PID not permitted <0"),
+        ("ofd", "ofd exclusive 0 not visible <0"),
+    ] {
+        let path = dir.path().join(mechanism);
+        let (holder, _fd) = Puppet::holding(&path, &format!("{mechanism} ex"));
+        let seen = seen.replace("PID", &holder.pid().to_string());
+        for hidepid in ["noaccess", "invisible"] {
+            let looks = Worker::spawn_with("look", &[path.to_str().unwrap(), &user], |command| {
+                in_namespace(command, &format!("mount -t proc -o hidepid={hidepid} p /proc"));
+            });
+            for _ in 0..2 {
+                assert_eq!(looks.next_line(), seen, "{mechanism}, hidepid={hidepid}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_holder_in_another_mount_namespace_is_found() {
+    if !sees_all_locks() || !can_mount() {
+        return;
+    }
+    // The holder's file lies where there is nothing here; only the device and the number are the same.
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().canonicalize().unwrap();
+    let (here, there) = (at.join("here"), at.join("there"));
+    fs::create_dir(&here).unwrap();
+    fs::create_dir(&there).unwrap();
+    for mechanism in ["flock", "ofd", "posix"] {
+        let path = here.join(mechanism);
+        fs::write(&path, "").unwrap();
+        let bind = format!("mount --bind {} {}", here.display(), there.display());
+        let inside = |command: &mut Command| in_namespace(command, &bind);
+        let mut holder = Puppet::of(Worker::spawn_with("puppet", &[], inside));
+        let fd = holder.open(&there.join(mechanism));
+        holder.take(fd, &format!("{mechanism} ex"));
+        for table in [LockTable::of(&path), LockTable::of_thoroughly(&path)] {
+            let table = table.unwrap();
+            let locks: Vec<_> = table.files.iter().flat_map(|file| &file.locks).collect();
+            assert_eq!(locks.len(), 1, "{mechanism}: {table:?}");
+            assert_eq!(locks[0].holders[0].pid(), Some(holder.pid()), "{mechanism}: {table:?}");
+            assert_eq!(locks[0].holders[0].standing.to_string(), "verified", "{mechanism}");
+        }
+        // Nobody here has it open, so the name is the one that it has over there.
+        let (table, inode) = (LockTable::snapshot().unwrap(), Inode::of(&path).unwrap());
+        let file = table.files.iter().find(|file| file.inode == inode).unwrap();
+        assert_eq!(file.path.as_deref(), Some(&*there.join(mechanism)));
+        assert_eq!(file.locks[0].holders[0].pid(), Some(holder.pid()), "{mechanism}");
     }
 }
 
