@@ -1,0 +1,172 @@
+//! What a lock is made of, as Python says it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lockmgr::name::{self, Scope};
+use lockmgr::{FileLock, Mechanism, Mode, OnDeadlock, Range};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use crate::error::{After, exception};
+
+/// The keyword arguments that say what a lock is.
+#[expect(clippy::struct_excessive_bools, reason = "each is a keyword of its own")]
+pub(crate) struct Options {
+    pub(crate) mechanism: String,
+    pub(crate) byte_range: Option<(u64, Option<u64>)>,
+    pub(crate) fair: bool,
+    pub(crate) remove: bool,
+    pub(crate) note: Option<String>,
+    pub(crate) record: bool,
+    pub(crate) mode: Option<u32>,
+    pub(crate) create: bool,
+    pub(crate) parents: bool,
+    pub(crate) follow_symlinks: bool,
+    pub(crate) fenced: bool,
+    pub(crate) durable: bool,
+    pub(crate) deadlock: String,
+    pub(crate) system: bool,
+}
+
+impl Options {
+    /// Returns the handle. Nothing is opened yet.
+    pub(crate) fn open(&self, py: Python<'_>, lock: &Bound<'_, PyAny>) -> PyResult<FileLock> {
+        let place = place(lock)?;
+        self.build(&place).map_err(|error| match error {
+            Failure::Library(error) => exception(py, error, After::Attempt),
+            Failure::Python(error) => error,
+        })
+    }
+
+    fn build(&self, place: &OsStr) -> Result<FileLock, Failure> {
+        let mechanism: Mechanism = self.mechanism.parse()?;
+        let mut options = FileLock::options()
+            .mechanism(mechanism)
+            .fair(self.fair)
+            .remove_on_release(self.remove)
+            .create(self.create)
+            .create_parents(self.parents)
+            .follow_symlinks(self.follow_symlinks)
+            .deadlock(match self.deadlock.as_str() {
+                "ignore" => OnDeadlock::Ignore,
+                "fail" => OnDeadlock::Fail,
+                other => {
+                    let text = format!("deadlock must be 'ignore' or 'fail', not {other:?}");
+                    return Err(Failure::Python(PyValueError::new_err(text)));
+                }
+            });
+        if let Some((start, length)) = self.byte_range {
+            options = options.range(match length {
+                Some(length) => Range::new(start, length)?,
+                None => format!("{start}-").parse()?,
+            });
+        }
+        if let Some(bits) = self.mode {
+            if bits & !0o7777 != 0 {
+                let text = format!("mode must be permission bits, not {bits:#o}");
+                return Err(Failure::Python(PyValueError::new_err(text)));
+            }
+            options = options.creation_mode(bits);
+        }
+        if self.record {
+            options = options.record(true);
+        }
+        if let Some(note) = &self.note {
+            options = options.note(note);
+        }
+        if self.fenced {
+            options = options.fenced(true);
+        }
+        options = options.durable(self.durable);
+        let scope = if self.system { Scope::System } else { Scope::User };
+        Ok(if name::is_path(place) {
+            options.open_lazy(place)?
+        } else {
+            options.open_named_lazy(place, scope)?
+        })
+    }
+}
+
+enum Failure {
+    Library(lockmgr::Error),
+    Python(PyErr),
+}
+
+impl From<lockmgr::Error> for Failure {
+    fn from(error: lockmgr::Error) -> Self {
+        Failure::Library(error)
+    }
+}
+
+/// Returns a lock as the library takes it. A str without a slash is a name; what is a path by its type
+/// stays one.
+pub(crate) fn place(lock: &Bound<'_, PyAny>) -> PyResult<OsString> {
+    if lock.is_instance_of::<PyString>() {
+        return lock.extract();
+    }
+    if let Ok(bytes) = lock.cast::<PyBytes>() {
+        use std::os::unix::ffi::OsStrExt;
+        return Ok(OsStr::from_bytes(bytes.as_bytes()).to_owned());
+    }
+    let Ok(path) = lock.extract::<PathBuf>() else {
+        let class = lock.get_type().name()?;
+        let text = format!("a lock is a str, bytes or path, not {class}");
+        return Err(PyTypeError::new_err(text));
+    };
+    if name::is_path(path.as_os_str()) {
+        return Ok(path.into_os_string());
+    }
+    Ok(PathBuf::from(".").join(path).into_os_string())
+}
+
+pub(crate) fn mode(shared: bool) -> Mode {
+    if shared { Mode::Shared } else { Mode::Exclusive }
+}
+
+/// How long to wait, as Python says it: seconds; None is however long it takes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Patience {
+    /// One attempt.
+    Now,
+    For(Duration),
+    Forever,
+}
+
+impl Patience {
+    /// Returns the moment at which it ends, counted from now.
+    pub(crate) fn deadline(self) -> Option<Instant> {
+        match self {
+            Patience::Now => Some(Instant::now()),
+            Patience::For(time) => Instant::now().checked_add(time),
+            Patience::Forever => None,
+        }
+    }
+
+    pub(crate) fn seconds(self) -> Option<f64> {
+        match self {
+            Patience::Now => Some(0.0),
+            Patience::For(time) => Some(time.as_secs_f64()),
+            Patience::Forever => None,
+        }
+    }
+}
+
+/// `timeout=` as it was given: None is without end, and so is infinity.
+pub(crate) fn patience(timeout: Option<f64>) -> PyResult<Patience> {
+    match timeout {
+        None => Ok(Patience::Forever),
+        Some(seconds) if seconds == 0.0 => Ok(Patience::Now),
+        // What Duration cannot hold is longer than anybody lives.
+        Some(seconds) if seconds > 0.0 => {
+            Ok(Duration::try_from_secs_f64(seconds).map_or(Patience::Forever, Patience::For))
+        }
+        Some(seconds) => {
+            let text =
+                format!("timeout must be a number of seconds from 0 on, or None, not {seconds}");
+            Err(PyValueError::new_err(text))
+        }
+    }
+}
