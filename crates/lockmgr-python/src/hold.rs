@@ -56,6 +56,14 @@ impl Hold {
         self.guard().take()
     }
 
+    /// The guard of a file lock, which this hold is no more.
+    pub(crate) fn take_lock(&self) -> PyResult<OwnedFileLockGuard> {
+        match self.take() {
+            Some(Guard::Lock(guard)) => Ok(guard),
+            _ => Err(PyValueError::new_err("this is not the hold of a lock")),
+        }
+    }
+
     /// Asks the guard of a file lock.
     fn ask<T>(&self, question: impl FnOnce(&mut OwnedFileLockGuard) -> T) -> PyResult<T> {
         match &mut *self.guard() {

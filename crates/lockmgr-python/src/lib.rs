@@ -11,6 +11,7 @@
 //!   released, so that a forked child finds all of them free.
 
 mod error;
+mod filelock;
 mod handle;
 mod hold;
 mod lock;
@@ -25,6 +26,8 @@ use pyo3::prelude::*;
 mod _lockmgr {
     #[pymodule_export]
     use super::error::Obstacle;
+    #[pymodule_export]
+    use super::filelock::FileLockBase;
     #[pymodule_export]
     use super::handle::Handle;
     #[pymodule_export]

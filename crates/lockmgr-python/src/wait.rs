@@ -12,11 +12,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use lockmgr::{Acquire, Error, FileLock, Mode, OwnedFileLockGuard};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::error::{After, exception};
 use crate::hold::{Guard, Hold};
@@ -150,7 +151,7 @@ impl Wait {
 
     /// A Hold when the lock has been acquired, None while it has not; raises when it never will be.
     /// Poll once before the first wait for the descriptor, which begins the waiting.
-    fn poll(&self, py: Python<'_>) -> PyResult<Option<Hold>> {
+    pub(crate) fn poll(&self, py: Python<'_>) -> PyResult<Option<Hold>> {
         let mut count = [0; 8];
         // Empty unless it was rung.
         let _ = rustix::io::read(&self.bell.eventfd, &mut count);
@@ -174,8 +175,22 @@ impl Wait {
     }
 
     /// Ends the wait at once. Nothing is held then. Without effect when it is over.
-    fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         let over = self.waiting().take();
         drop(over);
+    }
+}
+
+/// For a thread that asks something else in between.
+impl Wait {
+    /// Sleeps until there is something to poll, or so long. Python's signal handlers run.
+    pub(crate) fn pause(&self, py: Python<'_>, time: Duration) -> PyResult<()> {
+        py.check_signals()?;
+        let bell = Arc::clone(&self.bell);
+        // What is longer than the kernel can count is cut.
+        let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        // An interruption is as good as a pause.
+        let _ = py.detach(|| poll(&mut [PollFd::new(&bell.eventfd, PollFlags::IN)], Some(&time)));
+        py.check_signals()
     }
 }
