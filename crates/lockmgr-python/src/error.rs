@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use lockmgr::Error;
+use lockmgr::inspect::printable;
+use lockmgr::{Error, FileLock};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -95,6 +96,19 @@ fn build(py: Python<'_>, error: Error, after: After) -> PyResult<PyErr> {
     let text = text.split_once(": ").map_or(text.as_str(), |(_, rest)| rest);
     let value = py.get_type::<PyOSError>().call1((number, text, path))?;
     Ok(PyErr::from_value(value))
+}
+
+/// Returns the exception for a wait that only the waiter itself could end.
+pub(crate) fn deadlock(py: Python<'_>, lock: &FileLock, who: &str) -> PyErr {
+    let path = lock.path().map(|path| printable(path.as_os_str().as_bytes())).unwrap_or_default();
+    let text = format!(
+        "{path}: this {who} holds the lock already and would wait for itself; release it first, or make \
+         the lock with reentrant=True and share that object"
+    );
+    match class(py, &DEADLOCK, "DeadlockError").and_then(|class| class.call1((text,))) {
+        Ok(value) => PyErr::from_value(value),
+        Err(error) => error,
+    }
 }
 
 static TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();

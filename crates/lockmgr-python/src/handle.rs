@@ -61,7 +61,7 @@ impl Handle {
             deadlock: deadlock.to_owned(),
             system,
         };
-        Ok(Self { lock: options.open(py, lock)?, sleeps: durable })
+        Ok(Self { lock: options.open(py, lock)?.0, sleeps: durable })
     }
 
     /// The lock file, absolute.
@@ -73,7 +73,7 @@ impl Handle {
     /// One attempt: a Hold, or None if the lock is busy.
     #[pyo3(signature = (*, shared = false))]
     fn try_acquire(&self, py: Python<'_>, shared: bool) -> PyResult<Option<Hold>> {
-        let guard = wait::attempt(py, &self.lock, mode(shared), self.sleeps)?;
+        let guard = wait::attempt(py, &self.lock, mode(shared), false, self.sleeps)?;
         Ok(guard.ok().map(|guard| Hold::new(Guard::Lock(guard))))
     }
 

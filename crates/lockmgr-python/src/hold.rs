@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use lockmgr::{Error, Mode, OwnedFileLockGuard, OwnedLockSetGuard, SemaphoreGuard};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::error::{After, exception};
 
@@ -151,6 +152,15 @@ impl Hold {
     fn try_upgrade(&self, py: Python<'_>) -> PyResult<()> {
         self.ask(OwnedFileLockGuard::try_upgrade)?
             .map_err(|error| exception(py, error, After::Attempt))
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
+        drop(self.take());
     }
 
     /// The slots of a semaphore that are held, counted from 0.

@@ -15,8 +15,12 @@ mod filelock;
 mod handle;
 mod hold;
 mod lock;
+mod log;
 mod look;
 mod options;
+mod owner;
+mod several;
+mod shutdown;
 mod wait;
 
 use pyo3::prelude::*;
@@ -35,12 +39,18 @@ mod _lockmgr {
     #[pymodule_export]
     use super::lock::{Acquired, BaseLock};
     #[pymodule_export]
+    use super::look::{holders_at, locks};
+    #[pymodule_export]
+    use super::several::{SetHandle, SlotsHandle};
+    #[pymodule_export]
     use super::wait::Wait;
 
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let at_exit = wrap_pyfunction!(super::shutdown::_at_exit, module)?;
+        module.py().import("atexit")?.call_method1("register", (at_exit,))?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

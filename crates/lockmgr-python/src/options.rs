@@ -8,7 +8,7 @@ use lockmgr::name::{self, Scope};
 use lockmgr::{FileLock, Mechanism, Mode, OnDeadlock, Range};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::error::{After, exception};
 
@@ -33,7 +33,11 @@ pub(crate) struct Options {
 
 impl Options {
     /// Returns the handle. Nothing is opened yet.
-    pub(crate) fn open(&self, py: Python<'_>, lock: &Bound<'_, PyAny>) -> PyResult<FileLock> {
+    pub(crate) fn open(
+        &self,
+        py: Python<'_>,
+        lock: &Bound<'_, PyAny>,
+    ) -> PyResult<(FileLock, Range)> {
         let place = place(lock)?;
         self.build(&place).map_err(|error| match error {
             Failure::Library(error) => exception(py, error, After::Attempt),
@@ -41,7 +45,39 @@ impl Options {
         })
     }
 
-    fn build(&self, place: &OsStr) -> Result<FileLock, Failure> {
+    /// Returns those that are not as they are by default, as keywords.
+    pub(crate) fn keywords<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let keywords = PyDict::new(py);
+        keywords.set_item("mechanism", &self.mechanism)?;
+        keywords.set_item("deadlock", &self.deadlock)?;
+        if let Some(range) = self.byte_range {
+            keywords.set_item("byte_range", range)?;
+        }
+        if let Some(note) = &self.note {
+            keywords.set_item("note", note)?;
+        }
+        if let Some(mode) = self.mode {
+            keywords.set_item("mode", mode)?;
+        }
+        for (name, value, default) in [
+            ("fair", self.fair, false),
+            ("remove", self.remove, false),
+            ("record", self.record, false),
+            ("create", self.create, true),
+            ("parents", self.parents, false),
+            ("follow_symlinks", self.follow_symlinks, false),
+            ("fenced", self.fenced, false),
+            ("durable", self.durable, false),
+            ("system", self.system, false),
+        ] {
+            if value != default {
+                keywords.set_item(name, value)?;
+            }
+        }
+        Ok(keywords)
+    }
+
+    fn build(&self, place: &OsStr) -> Result<(FileLock, Range), Failure> {
         let mechanism: Mechanism = self.mechanism.parse()?;
         let mut options = FileLock::options()
             .mechanism(mechanism)
@@ -58,18 +94,16 @@ impl Options {
                     return Err(Failure::Python(PyValueError::new_err(text)));
                 }
             });
+        let mut range = Range::WHOLE;
         if let Some((start, length)) = self.byte_range {
-            options = options.range(match length {
+            range = match length {
                 Some(length) => Range::new(start, length)?,
                 None => format!("{start}-").parse()?,
-            });
+            };
+            options = options.range(range);
         }
         if let Some(bits) = self.mode {
-            if bits & !0o7777 != 0 {
-                let text = format!("mode must be permission bits, not {bits:#o}");
-                return Err(Failure::Python(PyValueError::new_err(text)));
-            }
-            options = options.creation_mode(bits);
+            options = options.creation_mode(permissions(bits).map_err(Failure::Python)?);
         }
         if self.record {
             options = options.record(true);
@@ -82,11 +116,12 @@ impl Options {
         }
         options = options.durable(self.durable);
         let scope = if self.system { Scope::System } else { Scope::User };
-        Ok(if name::is_path(place) {
+        let lock = if name::is_path(place) {
             options.open_lazy(place)?
         } else {
             options.open_named_lazy(place, scope)?
-        })
+        };
+        Ok((lock, range))
     }
 }
 
@@ -120,6 +155,14 @@ pub(crate) fn place(lock: &Bound<'_, PyAny>) -> PyResult<OsString> {
         return Ok(path.into_os_string());
     }
     Ok(PathBuf::from(".").join(path).into_os_string())
+}
+
+/// Returns permission bits that are no more than that.
+pub(crate) fn permissions(bits: u32) -> PyResult<u32> {
+    if bits & !0o7777 == 0 {
+        return Ok(bits);
+    }
+    Err(PyValueError::new_err(format!("mode must be permission bits such as 0o644, not {bits:#o}")))
 }
 
 pub(crate) fn mode(shared: bool) -> Mode {

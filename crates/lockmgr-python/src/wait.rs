@@ -14,27 +14,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use lockmgr::{Acquire, Error, FileLock, Mode, OwnedFileLockGuard};
+use lockmgr::{Error, FileLock, Mode, OwnedFileLockGuard};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::error::{After, exception};
 use crate::hold::{Guard, Hold};
+use crate::log;
 use crate::options::Patience;
+use crate::shutdown;
 
 /// One attempt. `Ok(Err(…))` when somebody has the lock.
 ///
-/// `sleeps` says that even an attempt takes its time, as where a record is to be on its disk.
+/// `in_turn` is for who is going to wait: through a fair lock such an attempt overtakes nobody. `sleeps` says that even an attempt takes its time, as where a record is to be on its disk.
 pub(crate) fn attempt(
     py: Python<'_>,
     lock: &FileLock,
     mode: Mode,
+    in_turn: bool,
     sleeps: bool,
 ) -> PyResult<Result<OwnedFileLockGuard, Error>> {
     let attempt = lock.acquire().mode(mode);
-    let outcome =
-        if sleeps { py.detach(|| attempt.try_now_owned()) } else { attempt.try_now_owned() };
+    let attempt = || if in_turn { attempt.try_in_turn_owned() } else { attempt.try_now_owned() };
+    let outcome = if sleeps { py.detach(attempt) } else { attempt() };
     match outcome {
         Ok(guard) => Ok(Ok(guard)),
         Err(error) if error.is_contended() => Ok(Err(error)),
@@ -51,7 +54,7 @@ pub(crate) fn acquire(
     sleeps: bool,
     before_sleep: impl FnOnce() -> PyResult<()>,
 ) -> PyResult<OwnedFileLockGuard> {
-    match attempt(py, lock, mode, sleeps)? {
+    match attempt(py, lock, mode, patience != Patience::Now, sleeps)? {
         Ok(guard) => return Ok(guard),
         Err(busy) if patience == Patience::Now => {
             return Err(exception(py, busy, After::Attempt));
@@ -60,13 +63,15 @@ pub(crate) fn acquire(
     }
     let deadline = patience.deadline();
     before_sleep()?;
-    sleep(py, || {
-        let acquire = lock.acquire().mode(mode);
-        let acquire: Acquire<'_> = match deadline {
-            Some(deadline) => acquire.deadline(deadline),
-            None => acquire,
-        };
-        acquire.wait_owned()
+    log::while_waiting(py, lock.path(), lock.mechanism(), || {
+        sleep(py, || {
+            let acquire = lock.acquire().mode(mode);
+            match deadline {
+                Some(deadline) => acquire.deadline(deadline),
+                None => acquire,
+            }
+            .wait_owned()
+        })
     })
 }
 
@@ -75,18 +80,40 @@ pub(crate) fn sleep<T: Send>(
     py: Python<'_>,
     wait: impl FnOnce() -> Result<T, Error> + Send,
 ) -> PyResult<T> {
+    // What came before the wait does not interrupt it.
     py.check_signals()?;
     let (outcome, raised) = py.detach(|| {
         let raised: Rc<RefCell<Option<PyErr>>> = Rc::default();
-        let outcome = wait();
-        let raised = raised.take();
-        (outcome, raised)
+        let place = Rc::clone(&raised);
+        let go_on = move || match check_signals() {
+            Ok(()) => true,
+            Err(error) => {
+                place.replace(Some(error));
+                false
+            }
+        };
+        let outcome = lockmgr::ask_on_signal(go_on, wait);
+        if shutdown::has_begun_for_this_thread() {
+            // Nothing of Python may be touched any more, and what was acquired is nobody's.
+            drop(outcome);
+            shutdown::stay_out();
+        }
+        (outcome, raised.take())
     });
     match (outcome, raised) {
         // A handler that raised is the reason; a lock that was granted all the same is released.
         (_, Some(raised)) => Err(raised),
         (Ok(guard), None) => Ok(guard),
         (Err(error), None) => Err(exception(py, error, After::Wait)),
+    }
+}
+
+/// Runs Python's handlers for signals that have come, if this thread is the one that does that.
+fn check_signals() -> PyResult<()> {
+    if shutdown::has_begun_for_this_thread() {
+        Ok(())
+    } else {
+        Python::attach(|py| py.check_signals())
     }
 }
 

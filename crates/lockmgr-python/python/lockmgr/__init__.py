@@ -1,4 +1,4 @@
-"""Locks between processes, threads and asyncio tasks, whose waits are the kernel's.
+"""Locks between processes, threads and tasks, whose waits are the kernel's.
 
     import lockmgr
 
@@ -9,25 +9,44 @@
     with lock.acquire(timeout=10):           # or lockmgr.Timeout, which says who has it
         ...
 
-    async with lock:                         # the same lock, in the same turn
+    async with lock:                         # the same lock, without blocking the loop
         ...
 
-The kernel keeps the lock, so it is free as soon as its holder is gone, however that ended: nothing is
-ever stale.
+The kernel keeps the lock, so it is free as soon as its holder is gone, however that ended: nothing is ever
+stale. A waiter sleeps in the kernel: it costs nothing, and is woken the moment the lock is free.
+
+- `Lock`: what to begin with.
+- `Semaphore`: N at a time. `LockSet`: several locks, all or none.
+- `run`: a command under a lock.
+- `LockMgr`: acquire_lock() and release_lock(), the small classic interface.
+- `locks`: every lock on this machine, whoever took it.
+- `Timeout`, `DeadlockError`, `UnsupportedError`, `LockError`: what can go wrong; OSErrors, all of them.
 """
 
 from ._errors import DeadlockError, LockError, Timeout, UnsupportedError
-from ._inspect import Holder, Waiter
-from ._lock import Lock
-from ._lockmgr import __version__
+from ._inspect import Holder, LockInfo, Waiter
+from ._lock import AsyncAcquire, Lock
+from ._lock_mgr import LockMgr
+from ._lockmgr import Acquired, Hold, __version__, locks
+from ._run import run
+from ._several import LockSet, Semaphore
 
 __all__ = [
+    "Acquired",
+    "AsyncAcquire",
     "DeadlockError",
+    "Hold",
     "Holder",
     "Lock",
     "LockError",
+    "LockInfo",
+    "LockMgr",
+    "LockSet",
+    "Semaphore",
     "Timeout",
     "UnsupportedError",
     "Waiter",
     "__version__",
+    "locks",
+    "run",
 ]

@@ -43,3 +43,22 @@ class Waiter(NamedTuple):
     thread: int | None
     #: 1 for those that are blocked by the holders, 2 for those behind one of these, and so on.
     depth: int
+
+
+class LockInfo(NamedTuple):
+    """A lock that somebody on this machine holds."""
+
+    #: A path of the lock file; None when nobody who has it open may be looked at.
+    path: str | None
+    #: Whether that path has been removed.
+    deleted: bool
+    #: "shared" or "exclusive".
+    mode: str
+    #: "flock", "ofd", "posix", or what else the kernel keeps in its table ("lease").
+    mechanism: str
+    #: (start, length) of the bytes it covers; a length of None is to the end.
+    byte_range: tuple[int, int | None]
+    #: Who holds it, whoever took it first.
+    holders: tuple[Holder, ...]
+    #: Who is blocked because of it.
+    waiters: tuple[Waiter, ...]
