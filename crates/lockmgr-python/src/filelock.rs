@@ -36,6 +36,7 @@ use pyo3::types::{PyBool, PyFloat, PyString};
 
 use crate::error::{After, exception};
 use crate::hold::Hold;
+use crate::log;
 use crate::look;
 use crate::options::{Patience, patience, place};
 use crate::wait::{self, Wait};
@@ -307,7 +308,7 @@ impl FileLockBase {
         if this.state.enter_again(setup.here(), owner) {
             return Ok(());
         }
-        let guard = match wait::attempt(py, &setup.lock, Mode::Exclusive, false)? {
+        let guard = match wait::attempt(py, &setup.lock, Mode::Exclusive, false, false)? {
             Ok(guard) => guard,
             Err(busy) => this.sleep(py, setup, owner, request, busy)?,
         };
@@ -322,6 +323,7 @@ impl FileLockBase {
         guard: OwnedFileLockGuard,
     ) -> PyResult<()> {
         self.state.settle(setup, setup.here(), owner, guard);
+        log::acquired(py, &setup.lock, false)?;
         if setup.calls_back { self.call_back(py, setup) } else { Ok(()) }
     }
 
@@ -339,19 +341,21 @@ impl FileLockBase {
             return Err(setup.exception(py, busy, After::Attempt));
         }
         self.refuse_own(py, setup, owner, patience)?;
-        if let Some(check) = &request.cancel_check {
-            return sleep_asking(py, setup, request, check, busy);
-        }
-        let deadline = patience.deadline();
-        let outcome = wait::sleep(py, || {
-            let acquire = setup.lock.acquire();
-            Ok(match deadline {
-                Some(deadline) => acquire.deadline(deadline),
-                None => acquire,
+        log::while_waiting(py, setup.lock.path(), setup.lock.mechanism(), || {
+            if let Some(check) = &request.cancel_check {
+                return sleep_asking(py, setup, request, check, busy);
             }
-            .wait_owned())
-        })?;
-        outcome.map_err(|error| setup.exception(py, error, After::Wait))
+            let deadline = patience.deadline();
+            let outcome = wait::sleep(py, || {
+                let acquire = setup.lock.acquire();
+                Ok(match deadline {
+                    Some(deadline) => acquire.deadline(deadline),
+                    None => acquire,
+                }
+                .wait_owned())
+            })?;
+            outcome.map_err(|error| setup.exception(py, error, After::Wait))
+        })
     }
 
     /// A wait without end for oneself is an error.
@@ -382,7 +386,7 @@ impl FileLockBase {
         let descriptor = self.ask(None, |held| {
             let mut file = held.guard.file();
             // The descriptor is kept from hold to hold, and whoever writes begins at the start.
-            let _ = file.seek(SeekFrom::Start(0));
+            drop(file.seek(SeekFrom::Start(0)));
             Some(file.as_raw_fd())
         })?;
         let (Some(callback), Some(descriptor)) = (callback, descriptor) else { return Ok(()) };
@@ -407,7 +411,11 @@ impl FileLockBase {
             return Ok(());
         }
         match self.state.leave(setup, setup.here(), all) {
-            Some(guard) => guard.release().map_err(|error| setup.exception(py, error, After::Attempt)),
+            Some(guard) => {
+                let outcome = guard.release();
+                log::released(py, &setup.lock, false)?;
+                outcome.map_err(|error| setup.exception(py, error, After::Attempt))
+            }
             None => Ok(()),
         }
     }
@@ -751,7 +759,7 @@ impl FileLockBase {
         if this.state.enter_again(setup.here(), owner) {
             return Ok(None);
         }
-        match wait::attempt(py, &setup.lock, Mode::Exclusive, false)? {
+        match wait::attempt(py, &setup.lock, Mode::Exclusive, false, false)? {
             Ok(guard) => this.keep(py, setup, owner, guard).map(|()| None),
             Err(busy) if request.patience == Patience::Now => {
                 Err(setup.exception(py, busy, After::Attempt))

@@ -217,7 +217,12 @@ impl Wait {
         // What is longer than the kernel can count is cut.
         let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         // An interruption is as good as a pause.
-        let _ = py.detach(|| poll(&mut [PollFd::new(&bell.eventfd, PollFlags::IN)], Some(&time)));
+        py.detach(|| {
+            let _ = poll(&mut [PollFd::new(&bell.eventfd, PollFlags::IN)], Some(&time));
+            if shutdown::has_begun_for_this_thread() {
+                shutdown::stay_out();
+            }
+        });
         py.check_signals()
     }
 }

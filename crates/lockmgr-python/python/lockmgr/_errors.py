@@ -50,7 +50,7 @@ class Timeout(LockError, TimeoutError):
     def __str__(self) -> str:
         if self._text is None:
             if self._obstacle is None:
-                self._text = f"The file lock '{self._lock_file}' could not be acquired."
+                self._text = f"{self._lock_file}: the lock is busy"
             else:
                 self._text = self._obstacle.describe()
         return self._text

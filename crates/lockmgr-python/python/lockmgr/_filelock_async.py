@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ._lockmgr import Hold, Wait
+
 _ASYNC_DEFAULTS: dict[str, Any] = {
     **_DEFAULTS,
     "thread_local": False,
@@ -31,6 +33,9 @@ _ASYNC_DEFAULTS: dict[str, Any] = {
     "executor": None,
 }
 _SYNC = "an AsyncFileLock is for `async with`; for `with` there is FileLock, which takes the same lock"
+
+#: cancel_check is not asked more often than this.
+_SHORTEST = 0.001
 
 _owners: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
@@ -44,6 +49,43 @@ def owner() -> int:
     if number is None:
         number = _owners[task] = FileLockBase._new_owner()
     return number
+
+
+async def _finish_asking(wait: Wait, path: str, check: Callable[[], bool], every: float) -> Hold:
+    """As finish(), and asks again and again whether to give up. The wait does not suffer from the asking."""
+    pause = _pause_asyncio if _async._watcher() is _async._under_asyncio else _pause_trio
+    try:
+        while True:
+            hold = wait.poll()
+            if hold is not None:
+                return hold
+            if check():
+                raise Timeout(path)
+            await pause(wait, every)
+    finally:
+        wait.cancel()
+
+
+async def _pause_asyncio(wait: Wait, every: float) -> None:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    rung = loop.create_future()
+    loop.add_reader(wait.fileno(), _async._ring, rung)
+    late = loop.call_later(every, _async._ring, rung)
+    try:
+        await rung
+    finally:
+        late.cancel()
+        if not loop.is_closed():
+            loop.remove_reader(wait.fileno())
+
+
+async def _pause_trio(wait: Wait, every: float) -> None:
+    import trio
+
+    with trio.move_on_after(every):
+        await trio.lowlevel.wait_readable(wait.fileno())
 
 
 class AsyncAcquireReturnProxy:
@@ -154,7 +196,7 @@ class BaseAsyncFileLock(BaseFileLock):
                     hold = await _async.finish(wait)
                 else:
                     every = self.poll_interval if poll_interval is None else poll_interval
-                    hold = await _async.finish(wait, ask=cancel_check, every=every)
+                    hold = await _finish_asking(wait, self.lock_file, cancel_check, max(every, _SHORTEST))
             except Timeout as error:
                 error._lock_file = self.lock_file
                 raise

@@ -12,11 +12,12 @@ import math
 import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from . import _async
-from ._errors import DeadlockError, Timeout
+from ._errors import DeadlockError, UnsupportedError
 from ._filelock import AcquireReturnProxy, place_of, registry
 from ._filelock_async import owner as this_task
 from ._lockmgr import FileLockBase, Handle
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._inspect import Holder, Waiter
-    from ._lockmgr import Hold, Wait
+    from ._lockmgr import Hold
 
 _Mode = Literal["read", "write"]
 
@@ -47,16 +48,16 @@ class _Held:
 class _Core:
     """One lock file: who holds it, in this process. Shared by all objects that there is to be one of."""
 
-    def __init__(self, lock_file: Any) -> None:
+    def __init__(self, lock_file: str) -> None:
         self.lock_file = lock_file
-        self.handle = Handle(os.fsencode(lock_file), fair="prefer", mode=None)
+        self.handle = Handle(Path(lock_file), fair=True)
+        self.is_fair = True
         self.held: dict[int, _Held] = {}
-        self.pid_tag = _Generation.now
-        _cores.add(self)
+        self.generation = _Generation.now
 
     @property
     def inherited(self) -> bool:
-        return self.pid_tag != _Generation.now
+        return self.generation != _Generation.now
 
     def again(self, owner: int, mode: _Mode) -> bool:
         """Counts one more if the owner holds the lock; returns whether it does."""
@@ -66,27 +67,76 @@ class _Core:
         if held.mode != mode:
             change = "upgraded" if mode == "write" else "downgraded"
             raise RuntimeError(
-                f"{self.lock_file}: already held to {held.mode}, and a hold cannot be {change}; "
-                "release it first"
+                f"{self.lock_file}: already held to {held.mode}, and a hold cannot be {change}; release it first"
             )
         held.count += 1
         return True
 
-    def refuse_own(self, owner: int, mode: _Mode) -> None:
-        """An owner is not to wait for ever for what it holds by another object."""
-        for core in list(_cores):
+    def at_once(self, owner: int, mode: _Mode, patience: float | None) -> bool:
+        """Acquires if that needs no wait; returns whether there is nothing left to do."""
+        if self.again(owner, mode):
+            return True
+        beside = self._beside(owner)
+        if patience is None and beside is not None and "write" in (mode, beside.mode):
+            raise DeadlockError(
+                f"{self.lock_file}: this thread or task holds the lock already, through another object, and "
+                "would wait for itself; release it first, or share one object"
+            )
+        if beside is None:
+            return False
+        # At the gate a writer may be waiting for what this owner has: past it.
+        hold = self.handle.try_acquire(shared=mode == "read")
+        if hold is not None:
+            self.keep(owner, mode, hold)
+        return hold is not None
+
+    def acquire(self, owner: int, mode: _Mode, patience: float | None) -> None:
+        """Acquires, asleep if need be."""
+        if self.at_once(owner, mode, patience):
+            return
+        try:
+            hold = self.handle.acquire(patience, shared=mode == "read")
+        except (UnsupportedError, PermissionError):
+            self._go_without_gate()
+            hold = self.handle.acquire(patience, shared=mode == "read")
+        self.keep(owner, mode, hold)
+
+    async def acquire_async(self, owner: int, mode: _Mode, patience: float | None) -> None:
+        """Acquires without blocking the loop."""
+        if self.at_once(owner, mode, patience):
+            return
+        try:
+            hold = await _async.finish(self.handle.wait(patience, shared=mode == "read"))
+        except (UnsupportedError, PermissionError):
+            self._go_without_gate()
+            hold = await _async.finish(self.handle.wait(patience, shared=mode == "read"))
+        self.keep(owner, mode, hold)
+
+    def _go_without_gate(self) -> None:
+        """There can be none on a network filesystem, and in a file that may not be written."""
+        if not self.is_fair:
+            raise  # noqa: PLE0704  (what is being handled)
+        self.handle = Handle(Path(self.lock_file), fair=False)
+        self.is_fair = False
+
+    def keep(self, owner: int, mode: _Mode, hold: Hold) -> None:
+        self.held[owner] = _Held(hold, mode)
+        _cores.setdefault(owner, weakref.WeakSet()).add(self)
+
+    def _forget(self, owner: int) -> None:
+        cores = _cores.get(owner)
+        if cores is not None:
+            cores.discard(self)
+            if not cores:
+                _cores.pop(owner, None)
+
+    def _beside(self, owner: int) -> _Held | None:
+        """What the owner holds of this lock file by another object."""
+        for core in list(_cores.get(owner, ())):
             held = core.held.get(owner)
-            if (
-                core is not self
-                and held is not None
-                and held.hold.held
-                and "write" in (mode, held.mode)
-                and core.lock_file == self.lock_file
-            ):
-                raise DeadlockError(
-                    f"{self.lock_file}: this thread or task holds the lock already, through another "
-                    "object, and would wait for itself; release it first, or share one object"
-                )
+            if core is not self and held is not None and held.hold.held and core.lock_file == self.lock_file:
+                return held
+        return None
 
     def release(self, owner: int, force: bool) -> None:
         if self.inherited:
@@ -102,6 +152,7 @@ class _Core:
             held.count -= 1
             return
         del self.held[owner]
+        self._forget(owner)
         held.hold.release()
 
     def _of_another(self, owner: int) -> tuple[int, _Held | None]:
@@ -116,7 +167,8 @@ class _Core:
         if self.inherited:
             return
         while self.held:
-            _owner, held = self.held.popitem()
+            owner, held = self.held.popitem()
+            self._forget(owner)
             held.hold.release()
 
 
@@ -126,12 +178,17 @@ class _Generation:
     now = 0
 
 
-def _forked() -> None:
+#: By owner, what it holds.
+_cores: dict[int, weakref.WeakSet[_Core]] = {}
+
+
+def _begin_anew() -> None:
+    """In the child of a fork nothing is held."""
     _Generation.now += 1
+    _cores.clear()
 
 
-_cores: weakref.WeakSet[_Core] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _seconds(timeout: Any) -> float:
@@ -197,20 +254,6 @@ class _ReadWriteLock:
             )
         if self._closed:
             raise ValueError(f"the {type(self).__name__} for {self.lock_file} is closed")
-
-    def _begin(self, owner: int, mode: _Mode, patience: float | None) -> Wait | None:
-        """None when the lock is held by now."""
-        core = self._core
-        if core.again(owner, mode):
-            return None
-        shared = mode == "read"
-        hold = core.handle.try_acquire(shared=shared)
-        if hold is not None:
-            core.held[owner] = _Held(hold, mode)
-            return None
-        if patience is None:
-            core.refuse_own(owner, mode)
-        return core.handle.wait(patience, shared=shared)
 
     def holders(self) -> list[Holder]:
         """Who holds the lock, according to the kernel."""
@@ -297,17 +340,7 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
     def _acquire(
         self, mode: _Mode, timeout: float | None, blocking: bool | None
     ) -> AcquireReturnProxy[Self]:
-        patience = self._patience(timeout, blocking)
-        thread = FileLockBase._this_thread()
-        core = self._core
-        if not core.again(thread, mode):
-            shared = mode == "read"
-            hold = core.handle.try_acquire(shared=shared)
-            if hold is None:
-                if patience is None:
-                    core.refuse_own(thread, mode)
-                hold = core.handle.acquire(patience, shared=shared)
-            core.held[thread] = _Held(hold, mode)
+        self._core.acquire(FileLockBase._this_thread(), mode, self._patience(timeout, blocking))
         return _ReleaseProxy(self)
 
     def acquire_read(
@@ -437,11 +470,7 @@ class AsyncReadWriteLock(_ReadWriteLock):
     async def _acquire(
         self, mode: _Mode, timeout: float | None, blocking: bool | None
     ) -> AsyncAcquireReadWriteReturnProxy:
-        patience = self._patience(timeout, blocking)
-        task = this_task()
-        wait = self._begin(task, mode, patience)
-        if wait is not None:
-            self._core.held[task] = _Held(await _async.finish(wait), mode)
+        await self._core.acquire_async(this_task(), mode, self._patience(timeout, blocking))
         return AsyncAcquireReadWriteReturnProxy(self)
 
     async def acquire_read(
