@@ -19,6 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -99,6 +100,8 @@ struct Held {
 /// One acquisition, as it was asked for.
 struct Request<'py> {
     patience: Patience,
+    /// It may wait, if only for no time at all.
+    blocking: bool,
     cancel_check: Option<Bound<'py, PyAny>>,
     poll_interval: f64,
 }
@@ -338,6 +341,10 @@ impl FileLockBase {
     ) -> PyResult<OwnedFileLockGuard> {
         let patience = request.patience;
         if patience == Patience::Now {
+            if request.blocking && let Some(check) = &request.cancel_check {
+                // Giving up is all that is left, whatever it says; but it is asked.
+                check.call0()?;
+            }
             return Err(setup.exception(py, busy, After::Attempt));
         }
         self.refuse_own(py, setup, owner, patience)?;
@@ -432,7 +439,8 @@ impl FileLockBase {
         let timeout = timeout.map_or(Ok(habits.timeout), seconds_to_wait)?;
         let poll_interval = poll_interval.map_or(Ok(habits.poll_interval), interval)?;
         let blocking = blocking.map_or(Ok(habits.blocking), yes_or_no)?;
-        Ok(Request { patience: patience_of(timeout, blocking)?, cancel_check, poll_interval })
+        let patience = patience_of(timeout, blocking)?;
+        Ok(Request { patience, blocking, cancel_check, poll_interval })
     }
 }
 
@@ -570,6 +578,9 @@ impl FileLockBase {
                 lock_file.clone().unbind(),
             )));
         }
+        if path.as_bytes().contains(&0) {
+            return Err(PyValueError::new_err("the path of a lock file has no NUL in it"));
+        }
         let calls_back = on_acquired.is_some();
         let mut options = FileLock::options().create_parents(true).writable(calls_back);
         if let Some(bits) = mode {
@@ -700,8 +711,8 @@ impl FileLockBase {
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         let habits = slf.get().habits()?;
         let patience = patience_of(habits.timeout, habits.blocking)?;
-        let poll_interval = habits.poll_interval;
-        Self::take(slf, &Request { patience, cancel_check: None, poll_interval })?;
+        let Habits { blocking, poll_interval, .. } = habits;
+        Self::take(slf, &Request { patience, blocking, cancel_check: None, poll_interval })?;
         Ok(slf.clone())
     }
 

@@ -61,6 +61,7 @@ _DEFAULTS: dict[str, Any] = {
     "on_acquired": None,
 }
 _POSITIONAL = ("timeout", "mode", "thread_local")
+_CHANGEABLE = ("timeout", "blocking", "poll_interval", "lifetime", "executor")
 _PERMISSIONS = 0o777
 _OWNER_MAY = 0o600
 _USUAL_MODE = 0o644
@@ -92,9 +93,9 @@ def both_failed(body: BaseException, release: BaseException, group: bool) -> Bas
     """Returns the exception of a `with` whose body and whose release have failed."""
     if group and sys.version_info >= (3, 11):
         text = "the body of the with statement failed, and so did the release of its lock"
-        together = BaseExceptionGroup(text, [body, release])
-        together.__suppress_context__ = True
-        return together
+        # Side by side, not one because of the other.
+        release.__context__ = None
+        return BaseExceptionGroup(text, [body, release])
     release.__context__ = body
     return release
 
@@ -137,6 +138,7 @@ class FileLockMeta(ABCMeta):
             return super().__call__(*args, **cls._understood(options))  # type: ignore[no-any-return]
         if not args and "lock_file" not in options:
             raise TypeError(f"{cls.__name__}() needs the path of the lock file")
+        given = cls._defaults() | dict(zip(_POSITIONAL, args[1:], strict=False)) | options
         with registry.guard:
             locks = registry.of(cls)
             place = place_of(args[0] if args else options["lock_file"])
@@ -144,9 +146,9 @@ class FileLockMeta(ABCMeta):
             if lock is None:
                 lock = super().__call__(*args, **cls._understood(options))
                 lock._is_singleton = True
+                lock._given = given
                 locks[place] = lock
                 return lock  # type: ignore[no-any-return]
-        given = dict(zip(_POSITIONAL, args[1:], strict=False)) | options
         cls._compare(lock, given)
         return lock  # type: ignore[no-any-return]
 
@@ -167,14 +169,10 @@ class FileLockMeta(ABCMeta):
     def _compare(cls, lock: Any, given: dict[str, Any]) -> None:
         """What is asked for a second time has to be asked for in the same way."""
         different = []
-        for name, default in cls._defaults().items():
-            wanted = given.get(name, default)
-            if name == "mode":
-                there = lock.mode if lock.has_explicit_mode else -1
-            elif name == "thread_local":
-                there = lock.is_thread_local()
-            else:
-                there = getattr(lock, name)
+        for name in cls._defaults():
+            # What can be changed counts as it is now.
+            there = getattr(lock, name) if name in _CHANGEABLE else lock._given[name]
+            wanted = given[name]
             if there is not wanted and there != wanted:
                 different.append(f"{name} is {there!r} there and {wanted!r} here")
         if different:
@@ -195,6 +193,8 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
     """What all locks with filelock's interface have in common; see FileLock."""
 
     _is_singleton = False
+    #: The options of a singleton.
+    _given: dict[str, Any]
 
     def __init__(
         self,

@@ -215,7 +215,8 @@ class _ReadWriteLock:
         self.timeout = _seconds(timeout)
         #: Whether an acquisition waits at all.
         self.blocking = blocking
-        path = place_of(_text(lock_file))
+        self._lock_file = _text(lock_file)
+        path = place_of(self._lock_file)
         directory = os.path.dirname(path)
         if not os.path.isdir(directory):
             raise FileNotFoundError(2, "the directory of the lock file does not exist", path)
@@ -232,8 +233,8 @@ class _ReadWriteLock:
 
     @property
     def lock_file(self) -> str:
-        """The lock file, absolute."""
-        return self._core.lock_file  # type: ignore[no-any-return]
+        """The path of the lock file, as it was given."""
+        return self._lock_file
 
     def _patience(self, timeout: float | None, blocking: bool | None) -> float | None:
         """Returns seconds, and None for no limit."""
