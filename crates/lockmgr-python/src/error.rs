@@ -89,7 +89,7 @@ fn build(py: Python<'_>, error: Error, after: After) -> PyResult<PyErr> {
     };
     let Some(number) = error.raw_os_error() else {
         let value = class.call1((text,))?;
-        value.setattr("filename", path)?;
+        value.setattr("lock_file", path)?;
         return Ok(PyErr::from_value(value));
     };
     // Python chooses the subclass by the number and adds the path itself.

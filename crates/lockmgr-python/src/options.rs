@@ -96,10 +96,8 @@ impl Options {
             });
         let mut range = Range::WHOLE;
         if let Some((start, length)) = self.byte_range {
-            range = match length {
-                Some(length) => Range::new(start, length)?,
-                None => format!("{start}-").parse()?,
-            };
+            // As for fcntl.lockf, 0 is to the end as well.
+            range = Range::new(start, length.unwrap_or(0))?;
             options = options.range(range);
         }
         if let Some(bits) = self.mode {

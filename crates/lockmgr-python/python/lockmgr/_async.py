@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import asyncio
@@ -75,8 +75,7 @@ def current_task() -> object | None:
     """Returns the task of asyncio or trio that runs in this thread."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
-        task: object | None = asyncio.current_task()
-        return task
+        return cast("object", asyncio.current_task())
     return _trio_task()
 
 

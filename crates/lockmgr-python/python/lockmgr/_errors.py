@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 class LockError(OSError):
     """Something is wrong with a lock: its file was replaced during the hold, a hold was lost, …"""
 
+    #: The lock file, where there is one.
+    lock_file: str | None = None
+
 
 class DeadlockError(LockError, RuntimeError):
     """The wait would never end, so it was not begun or was given up."""
@@ -30,13 +33,13 @@ class Timeout(LockError, TimeoutError):
 
     def __init__(self, lock_file: str | os.PathLike[str], obstacle: Obstacle | None = None) -> None:
         super().__init__()
-        self._lock_file = os.fspath(lock_file) if lock_file is not None else None
+        self._lock_file = os.fspath(lock_file)
         self._obstacle = obstacle
         self._text: str | None = None
         self._holders: tuple[Holder, ...] | None = None
 
     @property
-    def lock_file(self) -> str:
+    def lock_file(self) -> str:  # type: ignore[override]
         """The lock file."""
         return self._lock_file
 

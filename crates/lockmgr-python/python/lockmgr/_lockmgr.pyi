@@ -2,7 +2,7 @@ import os
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, final
 
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
 from ._inspect import Holder, LockInfo, Waiter
 
@@ -11,6 +11,7 @@ _Mechanism: TypeAlias = Literal["flock", "ofd", "posix"]
 _Deadlock: TypeAlias = Literal["ignore", "fail"]
 
 __version__: str
+__all__: list[str]
 
 @final
 class Obstacle:
@@ -78,6 +79,7 @@ class Handle:
     def holders(self) -> list[Holder]: ...
     def waiters(self) -> list[Waiter]: ...
 
+@disjoint_base
 class BaseLock:
     def __new__(
         cls,
