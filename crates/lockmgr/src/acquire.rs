@@ -285,6 +285,12 @@ impl<'a> Acquire<'a> {
         self.try_now()
     }
 
+    /// As [`try_in_turn`](Self::try_in_turn), with a guard that can be sent to other threads and stored.
+    pub fn try_in_turn_owned(mut self) -> Result<OwnedFileLockGuard> {
+        self.request.in_turn = true;
+        self.try_now_owned()
+    }
+
     /// As [`try_now`](Self::try_now), with a guard that can be sent to other threads and stored.
     pub fn try_now_owned(mut self) -> Result<OwnedFileLockGuard> {
         self.request.when = When::Now;

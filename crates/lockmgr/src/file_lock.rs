@@ -111,6 +111,18 @@ impl FileLock {
         self.handle.settings.mechanism
     }
 
+    /// Returns whether this handle was made in another process, of which this one is a forked child.
+    ///
+    /// It can be used here all the same, as a party of its own; this is for programs whose own state
+    /// beside it is the parent's.
+    ///
+    /// # References
+    /// `fork(2)`
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.handle.is_inherited()
+    }
+
     /// Returns an acquisition to which a mode, a deadline and cancel tokens can be given, and which
     /// can be awaited.
     pub fn acquire(&self) -> Acquire<'_> {

@@ -111,9 +111,9 @@ macro_rules! guard_methods {
                 self.hold.mark_success()
             }
 
-            /// The open lock file. Opened by the library for `flock` it can only be read; to work
-            /// on data under the lock, open it yourself and use
-            /// [`FileLock::from_file`](crate::FileLock::from_file).
+            /// The open lock file. Opened by the library for `flock` it can only be read, unless it was
+            /// to be [writable](crate::FileLockOptions::writable); to work on data under the lock, open
+            /// it yourself and use [`FileLock::from_file`](crate::FileLock::from_file).
             ///
             /// Do not unlock or convert the lock through it.
             #[must_use]
@@ -148,6 +148,16 @@ macro_rules! guard_methods {
             /// never this process's.
             pub fn unlock(mut self) -> Result<()> {
                 self.hold.release(true)
+            }
+
+            /// Releases the lock, as dropping does, and tells whether the kernel agreed. Does not look
+            /// whether the lock file was replaced during the hold, as [`unlock`](Self::unlock) does.
+            ///
+            /// # Errors
+            /// [`Error::Io`](crate::Error::Io): somebody closed the descriptor; the lock is gone then,
+            /// too. [`Error::Forked`](crate::Error::Forked): it was never this process's.
+            pub fn release(mut self) -> Result<()> {
+                self.hold.release(false)
             }
 
             /// Makes an exclusive hold shared; others that wait for it shared get in.

@@ -32,7 +32,7 @@ pub(crate) struct Handle {
     /// `None` when the program opened the file itself.
     pub(crate) place: Option<Place>,
     pub(crate) settings: Settings,
-    /// The filesystem turned out to want a writable descriptor (NFS, for exclusive `flock`).
+    /// Somebody wants a writable descriptor: the program, or a filesystem (NFS, for exclusive `flock`).
     pub(crate) wants_writing: AtomicBool,
     state: PerProcess<Mutex<State>>,
 }
@@ -78,13 +78,18 @@ impl Handle {
     }
 
     fn new(place: Option<Place>, settings: Settings) -> Self {
+        let wants_writing = settings.writable;
         Self {
             id: description::unique_id(),
             place,
             settings,
-            wants_writing: AtomicBool::new(false),
+            wants_writing: AtomicBool::new(wants_writing),
             state: PerProcess::new(fork::generation(), Mutex::default()),
         }
+    }
+
+    pub(crate) fn is_inherited(&self) -> bool {
+        !self.state.was_made_here()
     }
 
     pub(crate) fn path(&self) -> Option<Arc<Path>> {

@@ -113,4 +113,4 @@ pub use options::{FileLockOptions, OnDeadlock};
 pub use semaphore::{
     AcquireSlots, AcquireSlotsFuture, Semaphore, SemaphoreGuard, SemaphoreOptions,
 };
-pub use wait::call_until;
+pub use wait::{ask_on_signal, call_until};

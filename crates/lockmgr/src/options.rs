@@ -78,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) create: bool,
     pub(crate) create_parents: bool,
     pub(crate) follow_symlinks: bool,
+    pub(crate) writable: bool,
     pub(crate) remove_on_release: bool,
     pub(crate) reentrant: bool,
     pub(crate) fairness: Fairness,
@@ -108,6 +109,7 @@ impl Default for Settings {
             create: true,
             create_parents: false,
             follow_symlinks: false,
+            writable: false,
             remove_on_release: false,
             reentrant: false,
             fairness: Fairness::Off,
@@ -167,6 +169,31 @@ impl FileLockOptions {
     /// created with the creation mode less the umask.
     pub fn follow_symlinks(mut self, on: bool) -> Self {
         self.settings.follow_symlinks = on;
+        self
+    }
+
+    /// Whether the lock file is opened for reading and writing whatever the mechanism (off), so that
+    /// the holder can write through [`file`](crate::FileLockGuard::file).
+    ///
+    /// Off, `flock` opens for reading alone, which is all it needs: a file that may not be written can be
+    /// locked then, and a program that is being executed can lock its own file.
+    ///
+    /// # Errors
+    /// Opening reports [`Error::Permission`] where the file may not be written.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?; let path = dir.path().join("a.lock");
+    /// use std::io::Write;
+    /// use lockmgr::FileLock;
+    ///
+    /// let lock = FileLock::options().writable(true).open(&path)?;
+    /// let guard = lock.lock()?;
+    /// guard.file().write_all(b"mine")?;
+    /// # assert_eq!(std::fs::read(&path)?, b"mine");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn writable(mut self, on: bool) -> Self {
+        self.settings.writable = on;
         self
     }
 

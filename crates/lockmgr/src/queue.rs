@@ -13,13 +13,17 @@
 //! front of the queue. Newcomers go to the back, so neither side starves.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
+use rustix::io::Errno;
+use rustix::thread::futex;
+
 use crate::cancel::Interrupt;
 use crate::mode::Mode;
-use crate::wait::{Limits, Stop};
+use crate::wait::{self, Limits, Stop};
 
 /// Who holds what through a handle, and who waits.
 #[derive(Default)]
@@ -133,7 +137,9 @@ impl Queue {
 pub(crate) struct Node {
     asker: Asker,
     state: Mutex<NodeState>,
-    changed: Condvar,
+    /// How often it was told something, as a futex: unlike the standard library's condition variable, it
+    /// lets a signal through.
+    told: AtomicU32,
 }
 
 #[derive(Default)]
@@ -144,7 +150,7 @@ struct NodeState {
 
 impl Node {
     pub(crate) fn new(asker: Asker) -> Self {
-        Self { asker, state: Mutex::default(), changed: Condvar::new() }
+        Self { asker, state: Mutex::default(), told: AtomicU32::new(0) }
     }
 
     /// It is this one's turn.
@@ -161,19 +167,23 @@ impl Node {
             .iter()
             .map(|token| token.enter(Arc::clone(self) as Arc<dyn Interrupt>))
             .collect();
-        let mut state = self.state();
         loop {
-            if state.granted {
+            // Read before the look: what changes after it changes this, too.
+            let told = self.told.load(Ordering::SeqCst);
+            if self.state().granted {
                 return Ok(());
             }
             limits.check()?;
-            state = match limits.deadline {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            let left = limits.deadline.map(|deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                // Longer than the kernel can count is looked at again in a few billion years.
+                left.try_into().unwrap_or(futex::Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
+            });
+            match futex::wait(&self.told, futex::Flags::PRIVATE, told, left.as_ref()) {
+                Err(Errno::INTR) => wait::interrupted()?,
+                // Told, told before it slept, or out of time.
+                _ => {}
+            }
         }
     }
 
@@ -198,7 +208,9 @@ impl Node {
 impl Interrupt for Node {
     fn interrupt(&self) {
         let waker = self.state().waker.take();
-        self.changed.notify_all();
+        self.told.fetch_add(1, Ordering::SeqCst);
+        // It cannot fail for a futex that is there.
+        let _ = futex::wake(&self.told, futex::Flags::PRIVATE, 1);
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -8,12 +8,13 @@
 //! 3. Only then the flags are looked at, and the call is made; after `EINTR` from 3 again.
 //!
 //! A deadline that passes between the look and the call is not missed, because the alarm repeats.
-//! `EINTR` from the program's own signals resumes with the time that is left. Nothing of ours
-//! interrupts the call for any other reason: a waiter that is interrupted loses its place in the
-//! kernel's queue.
+//! `EINTR` from the program's own signals resumes with the time that is left, unless the program said in
+//! [`ask_on_signal`] that it wants to be asked, and says no. Nothing of ours interrupts the call for any
+//! other reason: a waiter that is interrupted loses its place in the kernel's queue.
 
 use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -95,7 +96,7 @@ pub(crate) fn interruptible(
     if limits.deadline.is_none() && limits.tokens.is_empty() && limits.watch.is_none() {
         loop {
             match call() {
-                Err(Errno::INTR) => {}
+                Err(Errno::INTR) => interrupted()?,
                 result => return result.map_err(Stop::Os),
             }
         }
@@ -110,7 +111,10 @@ pub(crate) fn interruptible(
     loop {
         limits.check()?;
         match call() {
-            Err(Errno::INTR) => {}
+            Err(Errno::INTR) => {
+                limits.check()?;
+                interrupted()?;
+            }
             result => {
                 if let (Ok(()), Some(Afterwards(place))) = (result, limits.afterwards) {
                     // What an earlier wait may have left is dropped here.
@@ -120,6 +124,60 @@ pub(crate) fn interruptible(
             }
         }
     }
+}
+
+thread_local! {
+    /// Whom this thread asks whether to wait on.
+    static GO_ON: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
+}
+
+/// After `EINTR` that was not ours: asks whether to wait on.
+pub(crate) fn interrupted() -> Result<(), Stop> {
+    // Out of the cell first: the answer may take locks itself.
+    let asked = GO_ON.with_borrow(Clone::clone);
+    if asked.is_none_or(|go_on| go_on()) { Ok(()) } else { Err(Stop::Cancelled) }
+}
+
+/// Runs `body`. When a signal handler of the program interrupts one of this thread's waits in it, asks
+/// `go_on`; on `false` the wait ends with [`Error::Cancelled`](crate::Error::Cancelled), on `true` it is
+/// resumed with the time that is left.
+///
+/// For language runtimes, whose C handler only notes a signal, and who must leave the wait to act on it:
+/// `go_on` runs outside the handler, in the waiting thread, with no lock of this library's held. Every
+/// wait is meant, of [`FileLock`](crate::FileLock), [`LockSet`](crate::LockSet),
+/// [`Semaphore`](crate::Semaphore) and of [`call_until`], in the kernel and for one's turn in this
+/// process; not those of futures, which sleep in a thread that gets no signals.
+///
+/// A handler that was installed with `SA_RESTART` interrupts nothing. A signal that arrives in the
+/// microseconds between `body`'s own last look and the sleep is not noticed by the sleep.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?; let path = dir.path().join("a.lock");
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use lockmgr::FileLock;
+///
+/// // Set by a handler of SIGINT.
+/// static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+///
+/// let lock = FileLock::open(&path)?;
+/// let guard = lockmgr::ask_on_signal(|| !INTERRUPTED.load(Ordering::SeqCst), || lock.lock())?;
+/// # drop(guard);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # References
+/// `signal(7)` (interruption of system calls)
+pub fn ask_on_signal<T>(go_on: impl Fn() -> bool + 'static, body: impl FnOnce() -> T) -> T {
+    /// Puts back what was asked before, also when `body` panics.
+    struct Restore(Option<Rc<dyn Fn() -> bool>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let before = self.0.take();
+            drop(GO_ON.replace(before));
+        }
+    }
+    let _restore = Restore(GO_ON.replace(Some(Rc::new(go_on))));
+    body()
 }
 
 /// Makes a system call that may sleep, until it is done or the deadline has passed.

@@ -45,9 +45,10 @@ fn a_childs_guards_are_dead() {
 
 fn guards(args: &[String]) {
     type Deed = fn(FileLockGuard<'_>);
-    let deeds: [(&str, i32, Deed); 8] = [
+    let deeds: [(&str, i32, Deed); 9] = [
         ("drop", 0, |guard| drop(guard)),
         ("unlock", 0, |guard| assert!(is_forked(&guard.unlock()))),
+        ("release", 0, |guard| assert!(is_forked(&guard.release()))),
         ("downgrade", 0, |mut guard| assert!(is_forked(&guard.downgrade()))),
         ("upgrade", 0, |mut guard| assert!(is_forked(&guard.try_upgrade()))),
         ("look", 0, |guard| assert!(is_forked(&guard.still_current()))),
@@ -65,13 +66,13 @@ fn guards(args: &[String]) {
                 let mut guard = Some(acquire().unwrap());
                 let child = fork(scene.way, |_| {
                     let guard = guard.take().unwrap();
-                    assert!(!guard.is_held());
+                    assert!(!guard.is_held() && lock.is_inherited());
                     deed(guard);
                 });
                 child.finish_with(status);
                 assert!(!scene.is_free(), "{name}");
                 let guard = guard.unwrap();
-                assert!(guard.is_held() && guard.still_current().unwrap());
+                assert!(guard.is_held() && guard.still_current().unwrap() && !lock.is_inherited());
                 guard.unlock().unwrap();
                 assert!(scene.is_free(), "{name}");
             }

@@ -1,0 +1,441 @@
+"""`FileLock`, with the interface and the habits of the package filelock, over the kernel's waits."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import math
+import os
+import sys
+import threading
+import warnings
+import weakref
+from abc import ABCMeta
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypedDict, TypeVar
+
+from ._lockmgr import FileLockBase
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+ContextErrorPolicy = Literal["chain", "group"]
+CloseErrorPolicy = Literal["default", "raise", "suppress"]
+
+_L = TypeVar("_L")
+_T = TypeVar("_T")
+
+
+class LockOptions(TypedDict, total=False):
+    """The options of a FileLock, for those who pass them on."""
+
+    timeout: float
+    mode: int
+    thread_local: bool
+    blocking: bool
+    is_singleton: bool
+    poll_interval: float
+    lifetime: float | None
+    context_error_policy: ContextErrorPolicy
+    close_error_policy: CloseErrorPolicy
+    fallback_to_soft: bool
+    preserve_lock_file: bool
+    on_acquired: Callable[[int], None] | None
+
+
+#: What everybody who makes a lock without saying anything gets. -1 is for "nothing was said".
+_DEFAULTS: dict[str, Any] = {
+    "timeout": -1,
+    "mode": -1,
+    "thread_local": True,
+    "blocking": True,
+    "is_singleton": False,
+    "poll_interval": 0.05,
+    "lifetime": None,
+    "context_error_policy": "chain",
+    "close_error_policy": "default",
+    "fallback_to_soft": True,
+    "preserve_lock_file": False,
+    "on_acquired": None,
+}
+_POSITIONAL = ("timeout", "mode", "thread_local")
+_CHANGEABLE = ("timeout", "blocking", "poll_interval", "lifetime", "executor")
+_PERMISSIONS = 0o777
+_OWNER_MAY = 0o600
+_USUAL_MODE = 0o644
+
+
+class AcquireReturnProxy(Generic[_L]):
+    """What acquire() returns: for `with`, which releases."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self, lock: _L) -> None:
+        #: The lock.
+        self.lock = lock
+
+    def __enter__(self) -> _L:
+        return self.lock
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        leave = self.lock.__exit__  # type: ignore[attr-defined]
+        leave(exc_type, exc_value, traceback)
+
+
+def both_failed(body: BaseException, release: BaseException, group: bool) -> BaseException:
+    """Returns the exception of a `with` whose body and whose release have failed."""
+    if group and sys.version_info >= (3, 11):
+        text = "the body of the with statement failed, and so did the release of its lock"
+        # Side by side, not one because of the other.
+        release.__context__ = None
+        return BaseExceptionGroup(text, [body, release])
+    release.__context__ = body
+    return release
+
+
+class _Registry:
+    """Which locks there is to be one of for each lock file."""
+
+    def __init__(self) -> None:
+        self.guard = threading.RLock()
+        self.locks: weakref.WeakKeyDictionary[type, weakref.WeakValueDictionary[Any, Any]]
+        self.locks = weakref.WeakKeyDictionary()
+
+    def of(self, cls: type) -> weakref.WeakValueDictionary[Any, Any]:
+        return self.locks.setdefault(cls, weakref.WeakValueDictionary())
+
+    def forget_parent(self) -> None:
+        # Another thread of the parent may have had the guard.
+        self.__init__()  # type: ignore[misc]
+
+
+registry = _Registry()
+os.register_at_fork(after_in_child=registry.forget_parent)
+
+
+def place_of(lock_file: str | bytes | os.PathLike[Any]) -> Any:
+    """Returns what all spellings of a lock file have in common. A link at the end is another file."""
+    path = os.path.abspath(os.fspath(lock_file))
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
+
+
+class FileLockMeta(ABCMeta):
+    """Makes a lock, or finds the one that there is to be one of."""
+
+    def __call__(cls: type[_T], *args: Any, **options: Any) -> _T:  # type: ignore[misc]
+        assert isinstance(cls, FileLockMeta)
+        if not options:
+            return super().__call__(*args)  # type: ignore[no-any-return]
+        if not options.get("is_singleton", False):
+            return super().__call__(*args, **cls._understood(options))  # type: ignore[no-any-return]
+        if not args and "lock_file" not in options:
+            raise TypeError(f"{cls.__name__}() needs the path of the lock file")
+        given = cls._defaults() | dict(zip(_POSITIONAL, args[1:], strict=False)) | options
+        with registry.guard:
+            locks = registry.of(cls)
+            place = place_of(args[0] if args else options["lock_file"])
+            lock = locks.get(place)
+            if lock is None:
+                lock = super().__call__(*args, **cls._understood(options))
+                lock._is_singleton = True
+                lock._given = given
+                locks[place] = lock
+                return lock  # type: ignore[no-any-return]
+        cls._compare(lock, given)
+        return lock  # type: ignore[no-any-return]
+
+    def _understood(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Leaves out what a subclass does not know of and what says nothing new."""
+        known, takes_all = _parameters(cls)
+        if takes_all:
+            return options
+        return {
+            name: value
+            for name, value in options.items()
+            if name in known or name not in _DEFAULTS or value != cls._defaults()[name]
+        }
+
+    def _defaults(cls) -> dict[str, Any]:
+        return _DEFAULTS
+
+    def _compare(cls, lock: Any, given: dict[str, Any]) -> None:
+        """What is asked for a second time has to be asked for in the same way."""
+        different = []
+        for name in cls._defaults():
+            # What can be changed counts as it is now.
+            there = getattr(lock, name) if name in _CHANGEABLE else lock._given[name]
+            wanted = given[name]
+            if there is not wanted and there != wanted:
+                different.append(f"{name} is {there!r} there and {wanted!r} here")
+        if different:
+            text = f"{lock.lock_file}: the one lock for this file was made otherwise: "
+            raise ValueError(text + "; ".join(different))
+
+
+@functools.lru_cache(maxsize=256)
+def _parameters(cls: type) -> tuple[frozenset[str], bool]:
+    import inspect  # Heavy, and rarely needed.
+
+    parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    return frozenset(one.name for one in parameters), takes_all
+
+
+class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLockMeta):
+    """What all locks with filelock's interface have in common; see FileLock."""
+
+    _is_singleton = False
+    #: The options of a singleton.
+    _given: dict[str, Any]
+
+    def __init__(
+        self,
+        lock_file: str | os.PathLike[str],
+        timeout: float = -1,
+        mode: int = -1,
+        thread_local: bool = True,
+        *,
+        blocking: bool = True,
+        is_singleton: bool = False,
+        poll_interval: float = 0.05,
+        lifetime: float | None = None,
+        context_error_policy: ContextErrorPolicy = "chain",
+        close_error_policy: CloseErrorPolicy = "default",
+        fallback_to_soft: bool = True,
+        preserve_lock_file: bool = False,
+        on_acquired: Callable[[int], None] | None = None,
+    ) -> None:
+        if context_error_policy not in ("chain", "group"):
+            raise ValueError(f"context_error_policy is 'chain' or 'group', not {context_error_policy!r}")
+        if close_error_policy not in ("default", "raise", "suppress"):
+            text = "close_error_policy is 'default', 'raise' or 'suppress'"
+            raise ValueError(f"{text}, not {close_error_policy!r}")
+        _check_lifetime(type(self), lifetime)
+        _check_mode(mode)
+        self._set_up(
+            os.fspath(lock_file),
+            timeout=timeout,
+            mode=None if mode == -1 else mode,
+            thread_local=bool(thread_local),
+            blocking=blocking,
+            poll_interval=poll_interval,
+            groups_errors=context_error_policy == "group",
+            on_acquired=on_acquired,
+        )
+        self._mode = mode
+        self._is_singleton = is_singleton
+        self._context_error_policy: ContextErrorPolicy = context_error_policy
+        self._close_error_policy: CloseErrorPolicy = close_error_policy
+        self._fallback_to_soft = fallback_to_soft
+        self._preserve_lock_file = preserve_lock_file
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name in ("_acquire", "_release"):
+            if hasattr(cls, name):
+                raise TypeError(
+                    f"{cls.__name__}.{name}: lockmgr takes its locks in the kernel and not by {name}(); "
+                    "override acquire() and release()"
+                )
+        # The native ones go the short way, which a subclass may not know of.
+        changed = cls.acquire is not FileLockBase.acquire or cls.release is not FileLockBase.release
+        if changed and cls.__enter__ is FileLockBase.__enter__:
+            cls.__enter__ = _enter  # type: ignore[method-assign]
+        if changed and cls.__exit__ is FileLockBase.__exit__:
+            cls.__exit__ = _exit  # type: ignore[method-assign]
+
+    def __call__(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorates a function: each call is made under the lock."""
+        import inspect  # Heavy, and rarely needed.
+
+        if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
+            raise TypeError(
+                f"{func.__qualname__} is async and would run when the lock is released again; "
+                "use AsyncFileLock, or `with` inside it"
+            )
+        if inspect.isgeneratorfunction(func):
+            raise TypeError(
+                f"{func.__qualname__} is a generator and would run when the lock is released again; "
+                "use `with` inside it"
+            )
+        return super().__call__(func)
+
+    @property
+    def mode(self) -> int:
+        """The permissions of a lock file that is created; 0o644 stands for those that the umask leaves."""
+        return _USUAL_MODE if self._mode == -1 else self._mode
+
+    @property
+    def has_explicit_mode(self) -> bool:
+        """Whether mode was given."""
+        return self._mode != -1
+
+    @property
+    def is_singleton(self) -> bool:
+        """Whether there is one such lock for the lock file."""
+        return self._is_singleton
+
+    @property
+    def lifetime(self) -> float | None:
+        """None. A lock of the kernel does not go out of date."""
+        return None
+
+    @lifetime.setter
+    def lifetime(self, value: float | None) -> None:
+        _check_lifetime(type(self), value)
+
+    @property
+    def context_error_policy(self) -> ContextErrorPolicy:
+        """What becomes of the two errors when the body of a `with` and the release both fail."""
+        return self._context_error_policy
+
+    @property
+    def close_error_policy(self) -> CloseErrorPolicy:
+        """As it was given. Releasing closes no descriptor here, so there is nothing to fail."""
+        return self._close_error_policy
+
+    @property
+    def fallback_to_soft(self) -> bool:
+        """As it was given. Nothing falls back: where there are no kernel locks, acquiring fails."""
+        return self._fallback_to_soft
+
+    @property
+    def preserve_lock_file(self) -> bool:
+        """As it was given. The lock file always stays."""
+        return self._preserve_lock_file
+
+    @property
+    def locked(self) -> bool:
+        """As is_locked."""
+        return self.is_locked
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"cannot pickle or copy a {type(self).__name__}: a lock belongs to its process; "
+            "pass the path on and make another one there"
+        )
+
+    def __repr__(self) -> str:
+        state = "locked" if self.is_locked else "unlocked"
+        return f"<{type(self).__name__} {self.lock_file!r}, {state}>"
+
+
+def _enter(self: Any) -> Any:
+    self.acquire()
+    return self
+
+
+def _exit(
+    self: Any,
+    exc_type: type[BaseException] | None = None,
+    exc_value: BaseException | None = None,
+    traceback: TracebackType | None = None,
+) -> None:
+    try:
+        self.release()
+    except BaseException as release:
+        if exc_value is None:
+            raise
+        raise both_failed(exc_value, release, self.context_error_policy == "group") from None
+
+
+def _check_lifetime(cls: type, lifetime: float | None) -> None:
+    if lifetime is None:
+        return
+    if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)):
+        raise TypeError(f"lifetime is a number of seconds or None, and no {type(lifetime).__name__}")
+    if not math.isfinite(lifetime) or lifetime < 0:
+        raise ValueError(f"lifetime is a finite number of seconds from 0 on, not {lifetime!r}")
+    text = f"{cls.__name__} has no use for lifetime: the kernel frees the lock when its holder is gone"
+    warnings.warn(text, UserWarning, stacklevel=3)
+
+
+def _check_mode(mode: int) -> None:
+    if isinstance(mode, bool) or not isinstance(mode, int):
+        raise TypeError(f"mode is an int of permission bits, and no {type(mode).__name__}")
+    if mode == -1:
+        return
+    if not 0 <= mode <= _PERMISSIONS:
+        raise ValueError(f"mode is permission bits from 0o000 to 0o777, not {mode:#o}")
+    if mode & _OWNER_MAY != _OWNER_MAY:
+        raise ValueError(f"mode {mode:#o} would keep the owner from opening the lock file again")
+
+
+class FileLock(BaseFileLock):
+    """A lock with the interface of filelock.FileLock, whose waits are the kernel's.
+
+        from lockmgr import FileLock, Timeout
+
+        lock = FileLock("app.lock", timeout=10)
+        with lock:
+            ...
+
+    It excludes everybody who takes flock(2) locks: filelock, too. For new programs there is Lock.
+
+    Arguments:
+
+    - lock_file: its path; a relative one is taken from the current directory of this moment.
+      Directories above it are made. The file stays when the lock is released.
+    - timeout: how many seconds acquire() and `with` wait at the most; 0 is one attempt, a negative
+      number no limit.
+    - mode: the exact permissions of a lock file that is created; else 0666 less the umask.
+    - thread_local: each thread acquires for itself, and has timeout, blocking and poll_interval for
+      itself. With False the hold can be released by another thread; it still excludes the others.
+    - blocking: False is one attempt, whatever timeout says.
+    - is_singleton: one object for the lock file, so that a thread which holds it enters again.
+    - poll_interval: how often cancel_check is asked. Nothing else is polled.
+    - on_acquired: called with a descriptor of the lock file, which it may write, each time the lock has
+      been acquired; what it raises gives the lock up.
+    - context_error_policy: when the body of a `with` and the release fail, "chain" raises the release's
+      error with the other as its context, "group" both in an exception group.
+    - lifetime, close_error_policy, fallback_to_soft, preserve_lock_file are accepted, and there is
+      nothing for them to do.
+
+    acquire() returns an object for `with`, and raises Timeout, which says who has the lock. A thread that
+    holds it enters again, counted. One that would wait for ever for what it holds by another object gets
+    DeadlockError, a RuntimeError. In a forked child an inherited lock cannot be used: make another one.
+    """
+
+    def lock(self) -> Self:
+        """Acquires the lock unless it is held already; returns the object itself."""
+        if not self.is_locked:
+            self.acquire()
+        return self
+
+    def unlock(self) -> None:
+        """Releases the lock, however often it was acquired. Without effect when it is not held."""
+        self.release(force=True)
+
+
+#: filelock's name for it.
+UnixFileLock = FileLock
+
+
+def lock_descriptor(fd: int, *, blocking: bool = True, poll_interval: float = 0.05) -> bool:
+    """Takes the lock of a FileLock on a file that the program has opened itself.
+
+    Asleep in the kernel until it is free; with blocking=False one attempt, and False if it is taken.
+    poll_interval has nothing to do.
+    """
+    if isinstance(poll_interval, bool) or not isinstance(poll_interval, (int, float)):
+        raise TypeError(f"poll_interval is a number of seconds, and no {type(poll_interval).__name__}")
+    if not math.isfinite(poll_interval) or poll_interval <= 0:
+        raise ValueError(f"poll_interval is a finite number of seconds above 0, not {poll_interval}")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock_descriptor(fd: int) -> None:
+    """Gives back what lock_descriptor() has taken."""
+    fcntl.flock(fd, fcntl.LOCK_UN)

@@ -1,0 +1,56 @@
+//! The native half of the Python package `lockmgr`: a thin layer over the library.
+//!
+//! Semantics live in the library. What is decided here is how they meet an interpreter:
+//! - A lock that is free is taken without releasing the GIL; a thread that is going to sleep releases
+//!   it first ([`wait`]).
+//! - A signal that interrupts a sleep runs its Python handler at once; the sleep goes on with the time
+//!   that is left, unless the handler raised.
+//! - Under asyncio and the like nothing sleeps but a thread of the library, which never touches Python:
+//!   it writes an eventfd ([`wait::Wait`]).
+//! - Every class is frozen. No mutex of this crate is held while Python code may run or the GIL is
+//!   released, so that a forked child finds all of them free.
+
+mod error;
+mod filelock;
+mod handle;
+mod hold;
+mod lock;
+mod log;
+mod look;
+mod options;
+mod owner;
+mod several;
+mod shutdown;
+mod wait;
+
+use pyo3::prelude::*;
+
+/// The native half of `lockmgr`. Import from there.
+#[pymodule]
+mod _lockmgr {
+    #[pymodule_export]
+    use super::error::Obstacle;
+    #[pymodule_export]
+    use super::filelock::FileLockBase;
+    #[pymodule_export]
+    use super::handle::Handle;
+    #[pymodule_export]
+    use super::hold::Hold;
+    #[pymodule_export]
+    use super::lock::{Acquired, BaseLock};
+    #[pymodule_export]
+    use super::look::{holders_at, locks};
+    #[pymodule_export]
+    use super::several::{SetHandle, SlotsHandle};
+    #[pymodule_export]
+    use super::wait::Wait;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let at_exit = wrap_pyfunction!(super::shutdown::_at_exit, module)?;
+        module.py().import("atexit")?.call_method1("register", (at_exit,))?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

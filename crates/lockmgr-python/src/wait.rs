@@ -1,0 +1,228 @@
+//! How a Python thread or an event loop waits.
+//!
+//! | who | while the lock is free | while it is not |
+//! |---|---|---|
+//! | a thread | one attempt under the GIL | sleeps in the kernel without the GIL; a signal that interrupts the sleep takes the GIL for its Python handler |
+//! | a task | the same attempt | the library's waiter thread sleeps, and writes an eventfd ([`Wait`]) |
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use lockmgr::{Error, FileLock, Mode, OwnedFileLockGuard};
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::error::{After, exception};
+use crate::hold::{Guard, Hold};
+use crate::log;
+use crate::options::Patience;
+use crate::shutdown;
+
+/// One attempt. `Ok(Err(…))` when somebody has the lock.
+///
+/// `in_turn` is for who is going to wait: through a fair lock such an attempt overtakes nobody. `sleeps` says that even an attempt takes its time, as where a record is to be on its disk.
+pub(crate) fn attempt(
+    py: Python<'_>,
+    lock: &FileLock,
+    mode: Mode,
+    in_turn: bool,
+    sleeps: bool,
+) -> PyResult<Result<OwnedFileLockGuard, Error>> {
+    let attempt = lock.acquire().mode(mode);
+    let attempt = || if in_turn { attempt.try_in_turn_owned() } else { attempt.try_now_owned() };
+    let outcome = if sleeps { py.detach(attempt) } else { attempt() };
+    match outcome {
+        Ok(guard) => Ok(Ok(guard)),
+        Err(error) if error.is_contended() => Ok(Err(error)),
+        Err(error) => Err(exception(py, error, After::Attempt)),
+    }
+}
+
+/// Acquires a lock, asleep if need be. `before_sleep` is asked when it turns out to be taken.
+pub(crate) fn acquire(
+    py: Python<'_>,
+    lock: &FileLock,
+    mode: Mode,
+    patience: Patience,
+    sleeps: bool,
+    before_sleep: impl FnOnce() -> PyResult<()>,
+) -> PyResult<OwnedFileLockGuard> {
+    match attempt(py, lock, mode, patience != Patience::Now, sleeps)? {
+        Ok(guard) => return Ok(guard),
+        Err(busy) if patience == Patience::Now => {
+            return Err(exception(py, busy, After::Attempt));
+        }
+        Err(_) => {}
+    }
+    let deadline = patience.deadline();
+    before_sleep()?;
+    log::while_waiting(py, lock.path(), lock.mechanism(), || {
+        sleep(py, || {
+            let acquire = lock.acquire().mode(mode);
+            match deadline {
+                Some(deadline) => acquire.deadline(deadline),
+                None => acquire,
+            }
+            .wait_owned()
+        })
+    })
+}
+
+/// Runs a wait of the library without the GIL, and Python's signal handlers in between.
+pub(crate) fn sleep<T: Send>(
+    py: Python<'_>,
+    wait: impl FnOnce() -> Result<T, Error> + Send,
+) -> PyResult<T> {
+    // What came before the wait does not interrupt it.
+    py.check_signals()?;
+    let (outcome, raised) = py.detach(|| {
+        let raised: Rc<RefCell<Option<PyErr>>> = Rc::default();
+        let place = Rc::clone(&raised);
+        let go_on = move || match check_signals() {
+            Ok(()) => true,
+            Err(error) => {
+                place.replace(Some(error));
+                false
+            }
+        };
+        let outcome = lockmgr::ask_on_signal(go_on, wait);
+        if shutdown::has_begun_for_this_thread() {
+            // Nothing of Python may be touched any more, and what was acquired is nobody's.
+            drop(outcome);
+            shutdown::stay_out();
+        }
+        (outcome, raised.take())
+    });
+    match (outcome, raised) {
+        // A handler that raised is the reason; a lock that was granted all the same is released.
+        (_, Some(raised)) => Err(raised),
+        (Ok(guard), None) => Ok(guard),
+        (Err(error), None) => Err(exception(py, error, After::Wait)),
+    }
+}
+
+/// Runs Python's handlers for signals that have come, if this thread is the one that does that.
+fn check_signals() -> PyResult<()> {
+    if shutdown::has_begun_for_this_thread() {
+        Ok(())
+    } else {
+        Python::attach(|py| py.check_signals())
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Result<Guard, Error>> + Send>>;
+
+/// A wait that blocks nobody. When its descriptor is readable, poll() it.
+///
+/// Ends with cancel(), or when nothing refers to it any more: then nothing is held and no thread stays
+/// behind.
+#[pyclass(frozen, module = "lockmgr._lockmgr", weakref)]
+pub(crate) struct Wait {
+    waiting: Mutex<Option<Waiting>>,
+    bell: Arc<Bell>,
+}
+
+/// What the library's waiter thread rings. It lives as long as anybody may ring it.
+struct Bell {
+    eventfd: OwnedFd,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // It can only fail when it has been rung 2^64 times.
+        let _ = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Wait {
+    pub(crate) fn new(waiting: Waiting) -> PyResult<Self> {
+        let eventfd =
+            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| {
+                PyOSError::new_err((errno.raw_os_error(), "cannot make an eventfd"))
+            })?;
+        Ok(Self { waiting: Mutex::new(Some(waiting)), bell: Arc::new(Bell { eventfd }) })
+    }
+
+    pub(crate) fn for_lock(lock: &FileLock, mode: Mode, patience: Patience) -> PyResult<Self> {
+        let acquire = lock.acquire().mode(mode);
+        let future = match patience.deadline() {
+            Some(deadline) => acquire.deadline(deadline),
+            None => acquire,
+        }
+        .into_future();
+        Self::new(Box::pin(async move { future.await.map(Guard::Lock) }))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Wait {
+    /// The descriptor that becomes readable when poll() has something to say.
+    fn fileno(&self) -> i32 {
+        self.bell.eventfd.as_raw_fd()
+    }
+
+    /// A Hold when the lock has been acquired, None while it has not; raises when it never will be.
+    /// Poll once before the first wait for the descriptor, which begins the waiting.
+    pub(crate) fn poll(&self, py: Python<'_>) -> PyResult<Option<Hold>> {
+        let mut count = [0; 8];
+        // Empty unless it was rung.
+        let _ = rustix::io::read(&self.bell.eventfd, &mut count);
+        let mut place = self.waiting();
+        let Some(waiting) = &mut *place else {
+            return Err(pyo3::exceptions::PyRuntimeError::new_err("the wait is over"));
+        };
+        let waker = Waker::from(Arc::clone(&self.bell));
+        match waiting.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Pending => Ok(None),
+            Poll::Ready(outcome) => {
+                let over = place.take();
+                drop(place);
+                drop(over);
+                match outcome {
+                    Ok(guard) => Ok(Some(Hold::new(guard))),
+                    Err(error) => Err(exception(py, error, After::Wait)),
+                }
+            }
+        }
+    }
+
+    /// Ends the wait at once. Nothing is held then. Without effect when it is over.
+    pub(crate) fn cancel(&self) {
+        let over = self.waiting().take();
+        drop(over);
+    }
+}
+
+/// For a thread that asks something else in between.
+impl Wait {
+    /// Sleeps until there is something to poll, or so long. Python's signal handlers run.
+    pub(crate) fn pause(&self, py: Python<'_>, time: Duration) -> PyResult<()> {
+        py.check_signals()?;
+        let bell = Arc::clone(&self.bell);
+        // What is longer than the kernel can count is cut.
+        let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        // An interruption is as good as a pause.
+        py.detach(|| {
+            let _ = poll(&mut [PollFd::new(&bell.eventfd, PollFlags::IN)], Some(&time));
+            if shutdown::has_begun_for_this_thread() {
+                shutdown::stay_out();
+            }
+        });
+        py.check_signals()
+    }
+}
