@@ -201,15 +201,8 @@ impl Hands {
             Call::Test { fd, mechanism, to } => test(*fd, *mechanism, *to),
             Call::Lockf { fd } => raw::lockf(*fd, libc::F_TLOCK, 0).map(nothing),
             Call::Again { lock, rounds } => again(*lock, *rounds),
-            Call::Convert { from, to, rounds } => convert(*from, *to, *rounds),
-            Call::Take { lock, rounds } => take(*lock, *rounds),
             Call::Write { fd, text } => {
                 let count = rustix::io::write(self.get(*fd)?, text.as_bytes())?;
-                Ok((i64::try_from(count).unwrap_or(i64::MAX), None))
-            }
-            Call::Read { fd } => {
-                let mut buffer = [0; 64];
-                let count = rustix::io::read(self.get(*fd)?, &mut buffer)?;
                 Ok((i64::try_from(count).unwrap_or(i64::MAX), None))
             }
             Call::SetLength { fd, length } => plain(fs::ftruncate(self.get(*fd)?, *length)),
@@ -217,9 +210,6 @@ impl Hands {
             Call::Name { how, from, to } => plain(name(*how, from, to)),
             Call::Unlink { path } => plain(fs::unlink(path)),
             Call::Mkdir { path } => plain(fs::mkdir(path, Mode::RWXU)),
-            Call::Exists { path } => {
-                plain(fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map(drop))
-            }
             Call::MakeMany { how, prefix, rounds } => make_many(*how, prefix, *rounds),
             Call::RenameOver { path, rounds } => rename_over(path, *rounds),
             Call::LookFor { path, rounds } => look_for(path, *rounds),
@@ -290,28 +280,6 @@ fn again(lock: LockCall, rounds: u32) -> Made {
     Ok((i64::from(rounds), None))
 }
 
-fn convert(from: LockCall, to: LockCall, rounds: u32) -> Made {
-    let mut refused = 0;
-    for _ in 0..rounds {
-        lock_call(from)?;
-        match lock_call(to) {
-            Ok(()) => {}
-            Err(error) if is_busy(&error) => refused += 1,
-            Err(error) => return Err(error),
-        }
-        lock_call(LockCall { to: To::Unlock, sleeps: false, ..to })?;
-    }
-    Ok((refused, None))
-}
-
-fn take(lock: LockCall, rounds: u32) -> Made {
-    for _ in 0..rounds {
-        lock_call(lock)?;
-        lock_call(LockCall { to: To::Unlock, sleeps: false, ..lock })?;
-    }
-    Ok((i64::from(rounds), None))
-}
-
 fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES))
 }
@@ -320,8 +288,6 @@ fn name(how: Naming, from: &str, to: &str) -> Result<(), Errno> {
     match how {
         Naming::Link => fs::link(from, to),
         Naming::Symlink => fs::symlink(from, to),
-        Naming::Rename => fs::rename(from, to),
-        Naming::RenameNoReplace => fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE),
     }
 }
 
@@ -333,14 +299,15 @@ fn make_many(how: Making, prefix: &str, rounds: u32) -> Made {
     let mut made = 0;
     for round in 0..rounds {
         let path = format!("{prefix}{round}");
+        if matches!(how, Making::Rename | Making::RenameNew) {
+            drop(open(&own, Access::Usual)?);
+        }
         let result = match how {
             Making::Create => open(&path, Access::New).map(drop),
             Making::Link => fs::link(&own, &path),
             Making::Mkdir => fs::mkdir(&path, Mode::RWXU),
-            Making::Rename => {
-                drop(open(&own, Access::Usual)?);
-                fs::rename(&own, &path)
-            }
+            Making::Rename => fs::rename(&own, &path),
+            Making::RenameNew => fs::renameat_with(CWD, &own, CWD, &path, RenameFlags::NOREPLACE),
         };
         match result {
             Ok(()) => made += 1,

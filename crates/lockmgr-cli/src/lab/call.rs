@@ -99,13 +99,11 @@ impl Access {
     }
 }
 
-/// Something done to a name in the scratch directory.
+/// How a file gets a second name.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Naming {
     Link,
     Symlink,
-    Rename,
-    RenameNoReplace,
 }
 
 /// An order to an actor.
@@ -138,27 +136,12 @@ pub(crate) enum Call {
         lock: LockCall,
         rounds: u32,
     },
-    /// Takes the first lock, then asks for the second in its place without sleeping, and lets go; so often.
-    /// How many of the second were refused.
-    Convert {
-        from: LockCall,
-        to: LockCall,
-        rounds: u32,
-    },
-    /// Sleeps until it has the lock, and lets go of it; so often.
-    Take {
-        lock: LockCall,
-        rounds: u32,
-    },
     Fork,
     Exec,
     Exit,
     Write {
         fd: Fd,
         text: String,
-    },
-    Read {
-        fd: Fd,
     },
     SetLength {
         fd: Fd,
@@ -176,9 +159,6 @@ pub(crate) enum Call {
         path: String,
     },
     Mkdir {
-        path: String,
-    },
-    Exists {
         path: String,
     },
     /// Tries to make `PREFIX0`, `PREFIX1`, …; how many of them it made, the others were there.
@@ -223,6 +203,8 @@ pub(crate) enum Making {
     Mkdir,
     /// `rename`, which replaces
     Rename,
+    /// `rename` that does not
+    RenameNew,
 }
 
 impl Call {
@@ -242,33 +224,18 @@ impl Call {
                 let free = LockCall { to: To::Unlock, ..*lock };
                 format!("{}; {}; up to {rounds} times", free.spelled(), lock.spelled())
             }
-            Call::Convert { from, to, rounds } => {
-                format!("{}; {}; then unlock; {rounds} times", from.spelled(), to.spelled())
-            }
-            Call::Take { lock, rounds } => {
-                format!("{}; then unlock; {rounds} times", lock.spelled())
-            }
             Call::Fork => "fork()".to_owned(),
             Call::Exec => "execve(itself)".to_owned(),
             Call::Exit => "_exit(0)".to_owned(),
             Call::Write { fd, text } => format!("write({fd}, {text:?}, {})", text.len()),
-            Call::Read { fd } => format!("read({fd}, …)"),
             Call::SetLength { fd, length } => format!("ftruncate({fd}, {length})"),
             Call::Length { fd } => format!("fstat({fd}, …).st_size"),
-            Call::Name { how, from, to } => {
-                let call = match how {
-                    Naming::Link => "link",
-                    Naming::Symlink => "symlink",
-                    Naming::Rename => "rename",
-                    Naming::RenameNoReplace => {
-                        return format!("renameat2({from:?}, {to:?}, RENAME_NOREPLACE)");
-                    }
-                };
-                format!("{call}({from:?}, {to:?})")
-            }
+            Call::Name { how, from, to } => match how {
+                Naming::Link => format!("link({from:?}, {to:?})"),
+                Naming::Symlink => format!("symlink({from:?}, {to:?})"),
+            },
             Call::Unlink { path } => format!("unlink({path:?})"),
             Call::Mkdir { path } => format!("mkdir({path:?}, 0700)"),
-            Call::Exists { path } => format!("stat({path:?})"),
             Call::MakeMany { how, prefix, rounds } => {
                 let last = rounds.saturating_sub(1);
                 match how {
@@ -280,6 +247,9 @@ impl Call {
                     Making::Rename => {
                         format!("rename(its own files, \"{prefix}0\"…\"{prefix}{last}\")")
                     }
+                    Making::RenameNew => format!(
+                        "renameat2(its own files, \"{prefix}0\"…\"{prefix}{last}\", RENAME_NOREPLACE)"
+                    ),
                 }
             }
             Call::RenameOver { path, rounds } => {

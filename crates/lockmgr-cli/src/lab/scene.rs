@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -133,6 +134,45 @@ impl Scene {
         self.note("lab", format!("starts process {name}"));
         self.hear(&process, name, |heard| heard.take_here(0))?;
         Ok(Actor { scene: self, process, thread: 0, name: name.to_owned() })
+    }
+
+    /// Waits until one of them has come back; which.
+    pub(crate) fn first_back<'a>(
+        &self,
+        all: impl Iterator<Item = &'a Asking<'a>> + Clone,
+    ) -> Res<usize> {
+        loop {
+            for (index, asking) in all.clone().enumerate() {
+                if asking.is_back()? {
+                    return Ok(index);
+                }
+            }
+            if self.left().is_zero() {
+                let who = all.map(Asking::actor).collect::<Vec<_>>().join(", ");
+                let what = "nobody gets the lock that was released".to_owned();
+                return Err(Trouble::Hangs { who, what });
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    /// The lines of the kernel's table about the file. `shown`: what fdinfo shows of a lock on it, with the
+    /// name that the kernel has for the file; a filesystem may show another inode than that one.
+    pub(crate) fn table(&self, path: &str, shown: &[String]) -> Res<Vec<String>> {
+        // `1: POSIX ADVISORY WRITE 4711 fe:00:42 0 EOF`
+        let known = shown.first().and_then(|line| line.split(' ').nth(5)).map(str::to_owned);
+        let file = match known {
+            Some(file) => format!(" {file} "),
+            None => format!(":{} ", std::fs::metadata(path)?.ino()),
+        };
+        let lines: Vec<String> = std::fs::read_to_string("/proc/locks")?
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .filter(|line| line.contains(&file))
+            .collect();
+        let found = if lines.is_empty() { "no line".to_owned() } else { lines.join("; ") };
+        self.add("lab", format!("reads /proc/locks about {path:?}"), Some(found));
+        Ok(lines)
     }
 
     /// Adds to the evidence what is no call.
@@ -539,6 +579,33 @@ impl<'s> Actor<'s> {
             asleep::state(self.pid(), self.pid()) == Some('S')
                 && asleep::look(self.pid(), self.pid()) != Look::Runs
         })
+    }
+
+    /// Waits until no signal is on its way to the process.
+    pub(crate) fn has_taken_signals(&self) -> Res<()> {
+        let path = format!("/proc/{}/status", self.pid());
+        self.comes_to("has taken the signal", || {
+            let status = std::fs::read_to_string(&path).unwrap_or_default();
+            let none = |name| {
+                let set = status.lines().find_map(|line| line.strip_prefix(name));
+                set.is_some_and(|set| set.trim().bytes().all(|digit| digit == b'0'))
+            };
+            none("SigPnd:") && none("ShdPnd:")
+        })
+    }
+
+    pub(crate) fn watches(&self, path: &str) -> Res<Fd> {
+        let watch = self.does(Call::Watch { path: path.to_owned() })?;
+        Fd::try_from(watch).map_err(|_| Trouble::Lab(format!("descriptor {watch}")))
+    }
+
+    /// The events that come: how many, and which.
+    pub(crate) fn hears(&self, watch: Fd, milliseconds: u32) -> Res<(i64, String)> {
+        let call = Call::Events { fd: watch, milliseconds };
+        let spelled = call.spelled();
+        let outcome = self.calls(call)?;
+        let count = outcome.result.map_err(|errno| self.failed(spelled, errno))?;
+        Ok((count, outcome.said.unwrap_or_default()))
     }
 
     fn comes_to(&self, what: &str, mut there: impl FnMut() -> bool) -> Res<()> {
