@@ -5,6 +5,7 @@
 
 mod fd;
 mod kill;
+mod lab;
 mod lasting;
 mod log;
 mod look;
@@ -20,6 +21,7 @@ use lockmgr::{Mechanism, Mode, Range};
 
 pub(crate) use fd::{LockArgs, UnlockArgs};
 pub(crate) use kill::KillArgs;
+pub(crate) use lab::{LabArgs, LabOrder, SizesArgs, TryArgs};
 pub(crate) use lasting::LastingArgs;
 pub(crate) use log::LogArgs;
 pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
@@ -68,6 +70,7 @@ pub(crate) enum Order {
     Deadlocks(DeadlocksArgs),
     Flock(FlockArgs),
     Log(LogArgs),
+    Lab(LabArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
     Top(TopArgs),

@@ -35,6 +35,7 @@ mod exit;
 mod flock;
 mod json;
 mod kill;
+mod lab;
 mod lock_fd;
 mod log;
 mod look;
@@ -69,6 +70,9 @@ use sys::signals;
 #[must_use]
 pub fn start(words: &[OsString]) -> i32 {
     panic::set_hook(Box::new(say_defect));
+    if let Some(status) = words.get(1..).and_then(lab::play) {
+        return i32::from(status);
+    }
     let status = panic::catch_unwind(|| match flock::words(words) {
         Some(words) => flock::start(words),
         None => match cli::parse(words) {
@@ -91,6 +95,7 @@ fn obey(order: Order) -> Status {
         Order::Kill(args) => report(|| kill::kill(&args), args.quiet),
         Order::Deadlocks(args) => report(|| deadlocks::deadlocks(&args), false),
         Order::Log(args) => report(|| log::log(&args), false),
+        Order::Lab(args) => report(|| lab::lab(&args), false),
         Order::Path(args) => finish(path(&args), false),
         Order::Completions(args) => finish(completions(&args), false),
         Order::Top(args) => finish(top(&args), false),
