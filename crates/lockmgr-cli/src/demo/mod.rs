@@ -13,7 +13,7 @@ mod picture;
 mod story;
 mod worker;
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,11 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<Status, Failure> {
     }
     let drawn_only = args.svg.as_deref().is_some_and(|path| path.as_os_str() == "-");
     let is_told = !args.json && !drawn_only;
+    // Before the play: nobody is to sit through it for a picture that cannot be written.
+    let canvas = match &args.svg {
+        Some(path) if !drawn_only => Some((path, canvas(path)?)),
+        _ => None,
+    };
     let without_first = args.svg.is_some() && !args.no_lock;
     let mut stories = Vec::new();
     for locked in [false, true] {
@@ -54,15 +59,13 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<Status, Failure> {
             stories.push(perform(args, &lock, locked, is_told)?);
         }
     }
-    if let Some(path) = &args.svg {
-        let picture = picture::draw(&stories);
-        if drawn_only {
-            show::write(&picture)?;
-        } else {
-            fs::write(path, picture).map_err(|error| {
-                Failure::new(exit::CANNOT_OPEN, format!("{}: {error}", show::path(path)))
-            })?;
-        }
+    if drawn_only {
+        show::write(&picture::draw(&stories))?;
+    }
+    if let Some((path, mut canvas)) = canvas {
+        let drawn = picture::draw(&stories);
+        let written = canvas.set_len(0).and_then(|()| canvas.write_all(drawn.as_bytes()));
+        written.map_err(|error| no_picture(path, &error))?;
     }
     if args.json && !drawn_only {
         show::write(&in_json(args, &lock, &stories)?)?;
@@ -70,6 +73,16 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<Status, Failure> {
     // That of the lock, if it was played with one.
     let overlaps = stories.last().map_or(0, Story::overlaps);
     Ok(if overlaps == 0 { exit::OK } else { exit::OVERLAP })
+}
+
+/// The file for the picture, which keeps what it has until there is one.
+fn canvas(path: &Path) -> Result<File, Failure> {
+    let opened = File::options().write(true).create(true).truncate(false).open(path);
+    opened.map_err(|error| no_picture(path, &error))
+}
+
+fn no_picture(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(exit::CANNOT_OPEN, format!("{}: {error}", show::path(path)))
 }
 
 /// Plays it once.

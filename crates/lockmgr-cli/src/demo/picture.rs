@@ -29,11 +29,11 @@ const THINNEST: f64 = 2.0;
 const STYLE: &str = "\
 .ground{fill:#ffffff;stroke:#d0d7de}.text{fill:#1f2328}.dim{fill:#59636e}.grid{stroke:#d8dee4}\
 .lane{fill:#f3f5f7}.bad{fill:#cf222e}.clash{fill:#cf222e;fill-opacity:.16}\
-.edge{stroke:#cf222e}.good{fill:#1a7f37}\
+.edge{stroke:#cf222e}.good{fill:#1a7f37}.waits{fill-opacity:.28}\
 @media(prefers-color-scheme:dark){\
 .ground{fill:#0d1117;stroke:#3d444d}.text{fill:#f0f6fc}.dim{fill:#9198a1}.grid{stroke:#2a313c}\
 .lane{fill:#161b22}.bad{fill:#ff7b72}.clash{fill:#ff7b72;fill-opacity:.22}\
-.edge{stroke:#ff7b72}.good{fill:#3fb950}}";
+.edge{stroke:#ff7b72}.good{fill:#3fb950}.waits{fill-opacity:.45}}";
 
 pub(super) fn draw(stories: &[Story]) -> String {
     let mut svg = String::new();
@@ -199,14 +199,13 @@ impl<'a> Picture<'a> {
         for one in &timeline.bars {
             let hue = HUES[(one.worker as usize - 1) % HUES.len()];
             let y = first + f64::from(one.worker - 1) * self.lane;
-            let (x, opacity) = (self.x(one.from), if one.inside { "1" } else { ".28" });
+            let (x, class) = (self.x(one.from), if one.inside { "inside" } else { "waits" });
             let width = (self.x(one.to) - x).max(if one.inside { THINNEST } else { 0.0 });
-            let what = if one.inside { "inside" } else { "waits" };
             let length = duration::show(Duration::from_secs_f64((one.to - one.from).max(0.0)));
             writeln!(
                 out,
                 "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{bar:.1}\" rx=\"3\" \
-                 fill=\"{hue}\" fill-opacity=\"{opacity}\"><title>worker {}, {what}: {}</title></rect>",
+                 fill=\"{hue}\" class=\"{class}\"><title>worker {}, {class}: {}</title></rect>",
                 one.worker,
                 escaped(&length),
             )?;
@@ -242,7 +241,11 @@ impl<'a> Picture<'a> {
                  </text>",
                 y + 5.0,
                 y + 20.0,
-                escaped(&duration::show(Duration::from_secs_f64(at))),
+                if at > 0.0 {
+                    escaped(&duration::show(Duration::from_secs_f64(at)))
+                } else {
+                    "0".into()
+                },
             )?;
             at += step;
         }
@@ -256,9 +259,9 @@ impl<'a> Picture<'a> {
         let waits = self.timelines.iter().any(|one| one.bars.iter().any(|bar| !bar.inside));
         let clashes = self.timelines.iter().any(|one| !one.clashes.is_empty());
         let parts = [
-            (clashes, "two at once", "class=\"clash\" stroke=\"none\"", 78.0),
+            (clashes, "two or more", "class=\"clash\"", 78.0),
             (true, "inside", "fill=\"#0072b2\"", 42.0),
-            (waits, "waits", "fill=\"#0072b2\" fill-opacity=\".28\"", 38.0),
+            (waits, "waits", "fill=\"#0072b2\" class=\"waits\"", 38.0),
         ];
         for (shown, text, look, width) in parts {
             if !shown {
