@@ -17,16 +17,15 @@ use std::thread;
 
 use lockmgr::Mechanism;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{self, AtFlags, CWD, Mode, OFlags, RenameFlags, inotify};
+use rustix::fs::{self, CWD, Mode, OFlags, RenameFlags, inotify};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use super::call::{Access, Bytes, Call, Fd, LockCall, Making, Naming, Order, Outcome, Report, To};
+use super::call::{Access, Call, Fd, LockCall, Making, Naming, Order, Outcome, Report, To};
 use super::part;
 use crate::exit::{self, Status};
 use crate::sys::actor::{self as raw, Owner};
-use crate::sys::lock::{self, Api};
 
 /// The whole life of an actor. `words`: the order that it was executed for, if it was another before.
 pub(super) fn play(words: &[OsString]) -> Status {
@@ -197,7 +196,7 @@ impl Hands {
             Call::Open { path, access } => self.keep(open(path, *access)?),
             Call::Close { fd } => self.close(*fd),
             Call::Dup { fd } => self.keep(rustix::io::dup(self.get(*fd)?)?),
-            Call::Lock(lock) => lock_call(*lock).map(nothing),
+            Call::Lock(lock) => lock.make().map(nothing),
             Call::Test { fd, mechanism, to } => test(*fd, *mechanism, *to),
             Call::Lockf { fd } => raw::lockf(*fd, libc::F_TLOCK, 0).map(nothing),
             Call::Again { lock, rounds } => again(*lock, *rounds),
@@ -242,16 +241,6 @@ fn open(path: &str, access: Access) -> Result<OwnedFd, Errno> {
     fs::open(path, flags | usual, Mode::RUSR | Mode::WUSR)
 }
 
-fn lock_call(call: LockCall) -> io::Result<()> {
-    let Bytes { start, length } = call.bytes;
-    let api = match call.mechanism {
-        Mechanism::Ofd => Api::Ofd { start, length },
-        Mechanism::Posix => Api::Posix { start, length },
-        _ => Api::Flock,
-    };
-    lock::lock(call.fd, api, call.to.want(), call.sleeps)
-}
-
 fn test(fd: Fd, mechanism: Mechanism, to: To) -> Made {
     let owner = if mechanism == Mechanism::Ofd { Owner::Description } else { Owner::Process };
     Ok(match raw::obstacle(fd, owner, to.want(), 0, 0)? {
@@ -270,8 +259,8 @@ fn test(fd: Fd, mechanism: Mechanism, to: To) -> Made {
 
 fn again(lock: LockCall, rounds: u32) -> Made {
     for round in 0..rounds {
-        lock_call(LockCall { to: To::Unlock, sleeps: false, ..lock })?;
-        match lock_call(lock) {
+        lock.unlock().make()?;
+        match lock.make() {
             Ok(()) => {}
             Err(error) if is_busy(&error) => return Ok((i64::from(round), None)),
             Err(error) => return Err(error),

@@ -1,12 +1,13 @@
 //! The calls that actors make: as an order on the way to them, and as a person reads it in C.
 
 use std::fmt::Write;
+use std::io;
 
 use lockmgr::Mechanism;
 use serde::{Deserialize, Serialize};
 
 use super::errno;
-use crate::sys::lock::Want;
+use crate::sys::lock::{self, Api, Want};
 
 /// The number of a descriptor in an actor.
 pub(crate) type Fd = i32;
@@ -221,8 +222,8 @@ impl Call {
             }
             Call::Lockf { fd } => format!("lockf({fd}, F_TLOCK, 0)"),
             Call::Again { lock, rounds } => {
-                let free = LockCall { to: To::Unlock, ..*lock };
-                format!("{}; {}; up to {rounds} times", free.spelled(), lock.spelled())
+                let free = lock.unlock().spelled();
+                format!("{free}; {}; up to {rounds} times", lock.spelled())
             }
             Call::Fork => "fork()".to_owned(),
             Call::Exec => "execve(itself)".to_owned(),
@@ -271,6 +272,22 @@ impl Call {
 }
 
 impl LockCall {
+    /// The call that lets go of what this one takes.
+    pub(crate) fn unlock(self) -> Self {
+        Self { to: To::Unlock, sleeps: false, ..self }
+    }
+
+    /// Makes it, in this process.
+    pub(crate) fn make(self) -> io::Result<()> {
+        let Bytes { start, length } = self.bytes;
+        let api = match self.mechanism {
+            Mechanism::Ofd => Api::Ofd { start, length },
+            Mechanism::Posix => Api::Posix { start, length },
+            _ => Api::Flock,
+        };
+        lock::lock(self.fd, api, self.to.want(), self.sleeps)
+    }
+
     pub(crate) fn spelled(&self) -> String {
         let fd = self.fd;
         if self.mechanism == Mechanism::Flock {

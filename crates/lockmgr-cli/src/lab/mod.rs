@@ -9,6 +9,8 @@
 //! - `stage`: one process for each question, which plays the scene; `scratch`: its directory
 //! - `scene`: actors as a scene sees them; `asleep`: whether one of them sleeps for a lock
 //! - `actor`: the process that makes the calls; `call`: the calls; `errno`: what their errors are called
+//! - `command`, `report`, `story`, `list`, `json`: `lockmgr lab`; `place`: what the filesystem is
+//! - `sizes`, `try_it`: `lockmgr lab sizes` and `lockmgr lab try`
 //! - `part`: how these processes, which are this program, are told which of them they are
 
 mod actor;
@@ -17,16 +19,20 @@ mod asleep;
 mod call;
 mod command;
 mod errno;
+mod json;
+mod list;
 mod part;
-mod place;
-mod probe;
-mod probes;
+pub(crate) mod place;
+pub(crate) mod probe;
+pub(crate) mod probes;
+mod report;
 mod scene;
 mod scratch;
+mod sizes;
 mod stage;
+mod story;
+mod try_it;
 
 pub(crate) use ask::ask;
 pub(crate) use command::lab;
 pub(crate) use part::play;
-pub(crate) use probe::{Answer, Cause, Expectation, Probe, Step, Verdict};
-pub(crate) use probes::all;

@@ -51,8 +51,6 @@ impl Expected {
 pub(crate) enum Expectation {
     Yes,
     No,
-    /// Either answer is right; why.
-    Either(&'static str),
     /// The question makes no sense here; why.
     NotApplicable(&'static str),
 }
@@ -63,7 +61,6 @@ impl Expectation {
         match self {
             Expectation::Yes => verdict == Verdict::Yes,
             Expectation::No => verdict == Verdict::No,
-            Expectation::Either(_) => matches!(verdict, Verdict::Yes | Verdict::No),
             Expectation::NotApplicable(_) => verdict == Verdict::NotApplicable,
         }
     }
@@ -74,7 +71,6 @@ impl fmt::Display for Expectation {
         f.write_str(match self {
             Expectation::Yes => "yes",
             Expectation::No => "no",
-            Expectation::Either(_) => "either",
             Expectation::NotApplicable(_) => "not applicable",
         })
     }
@@ -127,7 +123,6 @@ impl fmt::Display for Verdict {
 
 /// Why there is no yes or no.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub(crate) enum Cause {
     /// A call failed with an error that is no answer to the question: its name (`ENOLCK`).
     Call { errno: String },
@@ -135,7 +130,9 @@ pub(crate) enum Cause {
     Hangs,
     /// The same, and not even SIGKILL has ended it: the filesystem keeps the process.
     Stuck,
-    /// The lab itself went wrong: no process, no scratch directory.
+    /// No scratch directory can be made there: the name of the error.
+    Scratch { errno: String },
+    /// The lab itself went wrong.
     Lab,
 }
 
@@ -152,6 +149,26 @@ pub(crate) struct Answer {
     pub(crate) took: Duration,
     /// The filesystem that was asked; not known if it never got so far.
     pub(crate) place: Option<Place>,
+}
+
+impl Cause {
+    /// As JSON has it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Cause::Call { .. } => "call",
+            Cause::Hangs => "hangs",
+            Cause::Stuck => "stuck",
+            Cause::Scratch { .. } => "scratch",
+            Cause::Lab => "lab",
+        }
+    }
+
+    pub(crate) fn errno(&self) -> Option<&str> {
+        match self {
+            Cause::Call { errno } | Cause::Scratch { errno } => Some(errno),
+            _ => None,
+        }
+    }
 }
 
 impl Answer {

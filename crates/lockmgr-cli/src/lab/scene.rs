@@ -184,16 +184,18 @@ impl Scene {
         self.steps.borrow_mut().push(Step { who: who.to_owned(), what, outcome });
     }
 
-    pub(super) fn into_steps(self) -> Vec<Step> {
-        self.end_all();
-        self.steps.take()
-    }
-
-    /// Ends every process that is left. Nobody waits for those that do not end.
-    fn end_all(&self) {
-        for process in self.processes.borrow().iter() {
-            process.end();
+    /// Ends every process that is left. Returns the evidence, and whether all have ended: nobody waits for
+    /// one that the kernel does not let go of.
+    pub(super) fn end(self) -> (Vec<Step>, bool) {
+        // All of them before one is waited for: they end together.
+        let mut left: Vec<Pid> =
+            self.processes.borrow().iter().filter_map(|process| process.kill()).collect();
+        let end = Instant::now() + Duration::from_millis(300);
+        while !left.is_empty() && Instant::now() < end {
+            left.retain(|pid| matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(None)));
+            std::thread::sleep(Duration::from_micros(50));
         }
+        (self.steps.take(), left.is_empty())
     }
 
     /// Waits until `heard` finds what it looks for among what the process has said.
@@ -299,18 +301,12 @@ impl Process {
         Some(())
     }
 
-    /// Kills it, and lets the kernel forget it if it has ended by then.
-    fn end(&self) {
-        if let Some(pid) = Pid::from_raw(self.pid.replace(0)) {
-            // It is our child, or an orphan that came to us: until it is reaped the number is its own.
-            let _may_have_ended = kill_process(pid, Signal::KILL);
-            for _ in 0..2000 {
-                match waitpid(Some(pid), WaitOptions::NOHANG) {
-                    Ok(None) => std::thread::sleep(Duration::from_micros(50)),
-                    _ => return,
-                }
-            }
-        }
+    /// Kills it, and says what is to be waited for.
+    fn kill(&self) -> Option<Pid> {
+        // It is our child, or an orphan that came to us: until it is waited for the number is its own.
+        let pid = Pid::from_raw(self.pid.replace(0))?;
+        let _may_have_ended = kill_process(pid, Signal::KILL);
+        Some(pid)
     }
 }
 

@@ -91,9 +91,13 @@ fn perform(
 
     let scene = Scene::new(mechanism.unwrap_or_default(), end, asker, scratch.directory().as_fd());
     let played = (probe.run)(&scene);
-    let steps = scene.into_steps();
+    let (steps, all_ended) = scene.end();
     let removed = scratch.remove();
-    let (verdict, cause, mut summary) = judge(played);
+    let (verdict, mut cause, mut summary) = judge(played);
+    if !all_ended {
+        summary.push_str("; the filesystem does not let go of a process that was killed");
+        cause = cause.map(|_| Cause::Stuck);
+    }
     if let Err(error) = removed {
         summary = format!("{summary} (the scratch directory cannot be removed: {error})");
     }
@@ -119,7 +123,7 @@ fn no_scratch(error: &io::Error) -> Answer {
     Answer {
         verdict: Verdict::Error,
         summary: format!("no scratch directory can be made: {errno}"),
-        cause: Some(Cause::Call { errno }),
+        cause: Some(Cause::Scratch { errno }),
         steps: Vec::new(),
         took: Duration::ZERO,
         place: None,
