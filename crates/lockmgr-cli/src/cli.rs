@@ -3,8 +3,10 @@
 //! Each option's text, meaning and default stand together here, and the help, the man pages and the
 //! completions are made from it.
 
+mod demo;
 mod fd;
 mod kill;
+mod lab;
 mod lasting;
 mod log;
 mod look;
@@ -18,8 +20,10 @@ use std::ffi::OsString;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use lockmgr::{Mechanism, Mode, Range};
 
+pub(crate) use demo::DemoArgs;
 pub(crate) use fd::{LockArgs, UnlockArgs};
 pub(crate) use kill::KillArgs;
+pub(crate) use lab::{LabArgs, LabOrder, SizesArgs, TryArgs};
 pub(crate) use lasting::LastingArgs;
 pub(crate) use log::LogArgs;
 pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
@@ -68,6 +72,8 @@ pub(crate) enum Order {
     Deadlocks(DeadlocksArgs),
     Flock(FlockArgs),
     Log(LogArgs),
+    Lab(LabArgs),
+    Demo(DemoArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
     Top(TopArgs),

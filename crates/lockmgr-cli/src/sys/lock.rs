@@ -23,6 +23,11 @@ pub(crate) enum Api {
         start: i64,
         length: i64,
     },
+    /// Record lock of the process, on the same terms.
+    Posix {
+        start: i64,
+        length: i64,
+    },
 }
 
 /// Makes one lock call; sleeps in it if `sleep` is set and the lock is not free.
@@ -40,26 +45,31 @@ pub(crate) fn lock(fd: RawFd, api: Api, want: Want, sleep: bool) -> io::Result<(
             let operation = operation | if sleep { 0 } else { libc::LOCK_NB };
             #[expect(
                 clippy::disallowed_methods,
-                reason = "this is flock(1): the caller's own lock"
+                reason = "the caller's own lock in flock(1), the thing looked at in the lab"
             )]
             // SAFETY: it takes two numbers and touches no memory.
             unsafe {
                 libc::flock(fd, operation)
             }
         }
-        Api::Ofd { start, length } => {
+        Api::Ofd { start, length } | Api::Posix { start, length } => {
             let kind = match want {
                 Want::Shared => libc::F_RDLCK,
                 Want::Exclusive => libc::F_WRLCK,
                 Want::Unlock => libc::F_UNLCK,
             };
             // SAFETY: an all-zero flock is a value of this C structure, with whence 0 (from the start
-            // of the file); these commands demand that the pid is 0.
+            // of the file); the OFD commands demand that the pid is 0.
             let mut request: libc::flock = unsafe { mem::zeroed() };
             request.l_type = libc::c_short::try_from(kind).expect("a small constant");
             request.l_start = start;
             request.l_len = length;
-            let command = if sleep { libc::F_OFD_SETLKW } else { libc::F_OFD_SETLK };
+            let command = match (api, sleep) {
+                (Api::Posix { .. }, true) => libc::F_SETLKW,
+                (Api::Posix { .. }, false) => libc::F_SETLK,
+                (_, true) => libc::F_OFD_SETLKW,
+                (_, false) => libc::F_OFD_SETLK,
+            };
             // SAFETY: the structure lives for the call; a number that is no descriptor is refused.
             unsafe { libc::fcntl(fd, command, &raw const request) }
         }

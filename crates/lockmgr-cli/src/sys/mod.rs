@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "this is where it lives")]
 
+pub(crate) mod actor;
 pub(crate) mod environment;
 pub(crate) mod fd;
 pub(crate) mod group;

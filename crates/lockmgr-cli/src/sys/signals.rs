@@ -7,7 +7,6 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-#[cfg(feature = "top")]
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Instant;
@@ -172,7 +171,6 @@ pub(crate) fn next_until(of: &SignalSet, end: Option<Instant>) -> io::Result<Opt
 ///
 /// # References
 /// `signalfd(2)`
-#[cfg(feature = "top")]
 pub(crate) fn readable_when(pending: &SignalSet) -> io::Result<OwnedFd> {
     // SAFETY: the set is initialised, and -1 asks for a new descriptor.
     let fd = unsafe { libc::signalfd(-1, &raw const pending.0, libc::SFD_CLOEXEC) };

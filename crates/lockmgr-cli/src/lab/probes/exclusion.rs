@@ -1,0 +1,230 @@
+//! Who keeps out whom.
+
+use lockmgr::Mechanism;
+
+use super::{held_against, two};
+use crate::lab::call::Call;
+use crate::lab::call::To::{Exclude, Share};
+use crate::lab::probe::Expectation::{No, NotApplicable, Yes};
+use crate::lab::probe::{Expected, Probe};
+use crate::lab::scene::{Found, Res, Scene, told};
+
+pub(super) fn probes() -> Vec<Probe> {
+    vec![
+        Probe {
+            name: "processes",
+            question: "Does an exclusive lock keep another process out?",
+            why: "This is what a lock is for. Where it is not so, nothing else matters.",
+            expected: Expected::all(Yes),
+            run: processes,
+        },
+        Probe {
+            name: "wait",
+            question: "Does a process that sleeps for the lock get it when it is released?",
+            why: "A wait that never ends is worse than a refusal: nothing says what is wrong.",
+            expected: Expected::all(Yes),
+            run: wait,
+        },
+        Probe {
+            name: "wait-free",
+            question: "Does the call that sleeps return at once when the lock is free?",
+            why: "On a broken server the call that only tries can work while the one that sleeps hangs.",
+            expected: Expected::all(Yes),
+            run: wait_free,
+        },
+        Probe {
+            name: "two-opens",
+            question: "Does the lock keep out its own process, through a second open of the file?",
+            why: "Two parts of one program that open the same lock file rely on it. A posix lock belongs \
+                  to the process, which is granted it once more.",
+            expected: Expected::of(Yes, Yes, No),
+            run: two_opens,
+        },
+        Probe {
+            name: "threads",
+            question: "Does it keep out another thread that has opened the file itself?",
+            why: "A program with threads can take flock and ofd locks as a mutex, posix locks not.",
+            expected: Expected::of(Yes, Yes, No),
+            run: threads,
+        },
+        Probe {
+            name: "threads-one-open",
+            question: "Does it keep out another thread that uses the same descriptor?",
+            why: "No kind of file lock does: threads that share a descriptor are one owner, and need a \
+                  mutex beside it.",
+            expected: Expected::all(No),
+            run: threads_one_open,
+        },
+        Probe {
+            name: "shared",
+            question: "Can two processes share the lock?",
+            why: "Readers need not wait for each other.",
+            expected: Expected::all(Yes),
+            run: shared,
+        },
+        Probe {
+            name: "shared-excludes",
+            question: "Does a shared lock keep an exclusive one out?",
+            why: "A writer must not come in among readers.",
+            expected: Expected::all(Yes),
+            run: shared_excludes,
+        },
+        Probe {
+            name: "counts",
+            question: "Must a lock that was taken twice be released twice?",
+            why: "A lock is a state and no counter: a function that takes and releases a lock which its \
+                  caller holds has released the caller's.",
+            expected: Expected::all(No),
+            run: counts,
+        },
+        Probe {
+            name: "against-flock",
+            question: "Does it keep out a process that asks with flock(2)?",
+            why: "flock(2) has its own world on a local filesystem. Where record locks are seen by it \
+                  (NFS), the two are one.",
+            expected: Expected::of(Yes, No, No),
+            run: |scene| against(scene, Mechanism::Flock),
+        },
+        Probe {
+            name: "against-ofd",
+            question: "Does it keep out a process that asks for an OFD lock?",
+            why: "The two kinds of record lock see each other, so that a program can change from one to \
+                  the other. OFD locks are not what flock(2) is made of.",
+            expected: Expected::of(No, Yes, Yes),
+            run: |scene| against(scene, Mechanism::Ofd),
+        },
+        Probe {
+            name: "against-posix",
+            question: "Does it keep out a process that asks with fcntl(F_SETLK)?",
+            why: "Package managers, databases and mail programs ask that way.",
+            expected: Expected::of(No, Yes, Yes),
+            run: |scene| against(scene, Mechanism::Posix),
+        },
+        Probe {
+            name: "own-other-kind",
+            question: "Does it keep out its own process that asks for the other kind of record lock?",
+            why: "A program that mixes the two kinds on one file locks itself out: they have different \
+                  owners even in one process, through one descriptor.",
+            expected: Expected::of(
+                NotApplicable("flock is no record lock, see against-ofd and against-posix"),
+                Yes,
+                Yes,
+            ),
+            run: own_other_kind,
+        },
+        Probe {
+            name: "lockf",
+            question: "Is lockf(3) this kind of lock?",
+            why: "lockf(3) is fcntl(F_SETLK) by another name, with all that comes with it: the process \
+                  owns the lock, and any close drops it.",
+            expected: Expected::of(No, No, Yes),
+            run: lockf,
+        },
+    ]
+}
+
+fn processes(scene: &Scene) -> Res<Found> {
+    let ((a, of_a), (b, of_b)) = two(scene)?;
+    a.takes(of_a, Exclude)?;
+    held_against(&b, of_b, "B is refused", "A and B both have it")
+}
+
+fn wait(scene: &Scene) -> Res<Found> {
+    let ((a, of_a), (b, of_b)) = two(scene)?;
+    a.takes(of_a, Exclude)?;
+    let asking = b.asks(of_b, Exclude)?;
+    if !asking.sleeps() {
+        let outcome = asking.outcome()?;
+        return Found::that(false, format!("B does not sleep: {}", told(&outcome)));
+    }
+    a.releases(of_a)?;
+    asking.succeeds()?;
+    Found::that(true, "B sleeps, and has it when A has released it")
+}
+
+fn wait_free(scene: &Scene) -> Res<Found> {
+    let a = scene.process("A")?;
+    let of_a = a.opens("file")?;
+    a.asks(of_a, Exclude)?.succeeds()?;
+    Found::that(true, "A has it at once")
+}
+
+fn two_opens(scene: &Scene) -> Res<Found> {
+    let a = scene.process("A")?;
+    let (first, second) = (a.opens("file")?, a.opens("file")?);
+    a.takes(first, Exclude)?;
+    held_against(&a, second, "A is refused", "A gets it once more")
+}
+
+fn threads(scene: &Scene) -> Res<Found> {
+    let a = scene.process("A")?;
+    let (one, other) = (a.thread(1), a.thread(2));
+    let (first, second) = (one.opens("file")?, other.opens("file")?);
+    one.takes(first, Exclude)?;
+    held_against(&other, second, "the second thread is refused", "both threads have it")
+}
+
+fn threads_one_open(scene: &Scene) -> Res<Found> {
+    let a = scene.process("A")?;
+    let (one, other) = (a.thread(1), a.thread(2));
+    let file = one.opens("file")?;
+    one.takes(file, Exclude)?;
+    held_against(&other, file, "the second thread is refused", "both threads have it")
+}
+
+fn shared(scene: &Scene) -> Res<Found> {
+    let ((a, of_a), (b, of_b)) = two(scene)?;
+    a.takes(of_a, Share)?;
+    let granted = b.tries(of_b, Share)?.granted();
+    Found::that(granted, if granted { "both have it" } else { "B is refused" })
+}
+
+fn shared_excludes(scene: &Scene) -> Res<Found> {
+    let ((a, of_a), (b, of_b)) = two(scene)?;
+    a.takes(of_a, Share)?;
+    held_against(&b, of_b, "B is refused", "B has it alone beside A")
+}
+
+fn counts(scene: &Scene) -> Res<Found> {
+    let ((a, of_a), (b, of_b)) = two(scene)?;
+    a.takes(of_a, Exclude)?;
+    a.takes(of_a, Exclude)?;
+    a.releases(of_a)?;
+    held_against(&b, of_b, "A has it still", "it is free after one release")
+}
+
+fn against(scene: &Scene, other: Mechanism) -> Res<Found> {
+    let ((a, of_a), (b, of_b)) = two(scene)?;
+    a.takes(of_a, Exclude)?;
+    let refused = b.tries_as(other, of_b, Exclude)?.refused();
+    Found::that(refused, if refused { "B is refused" } else { "B has its lock beside A's" })
+}
+
+fn own_other_kind(scene: &Scene) -> Res<Found> {
+    let other = match scene.mechanism() {
+        Mechanism::Ofd => Mechanism::Posix,
+        _ => Mechanism::Ofd,
+    };
+    let a = scene.process("A")?;
+    let file = a.opens("file")?;
+    a.takes(file, Exclude)?;
+    let refused = a.tries_as(other, file, Exclude)?.refused();
+    Found::that(refused, if refused { "A is refused by itself" } else { "A has both" })
+}
+
+fn lockf(scene: &Scene) -> Res<Found> {
+    let ((a, of_a), (b, of_b)) = two(scene)?;
+    let second = a.opens("file")?;
+    a.does(Call::Lockf { fd: of_a })?;
+    // The same kind conflicts between processes, and its owner is granted it once more.
+    let seen = b.tries(of_b, Exclude)?.refused();
+    let owner = a.tries(second, Exclude)?.granted();
+    Found::that(
+        seen && owner,
+        match (seen, owner) {
+            (true, true) => "B is refused, and A is granted it once more: one and the same lock",
+            (true, false) => "they see each other, and have different owners",
+            (false, _) => "B has its lock beside A's: they do not see each other",
+        },
+    )
+}

@@ -1,0 +1,105 @@
+//! Names as locks: what lock files of the old kind rest on.
+
+use crate::lab::call::{Access, Call, Making};
+use crate::lab::probe::Expectation::{No, Yes};
+use crate::lab::probe::{Expected, Probe};
+use crate::lab::scene::{Found, Res, Scene};
+
+/// So many names are raced for.
+const NAMES: u32 = 100;
+
+pub(super) fn probes() -> Vec<Probe> {
+    vec![
+        Probe {
+            name: "create-exclusive",
+            question: "Of several that make a file with O_EXCL at once, is it one that succeeds?",
+            why: "A lock without lock calls: the name is the lock.",
+            expected: Expected::Names(Yes),
+            run: |scene| race(scene, Making::Create),
+        },
+        Probe {
+            name: "create-stale",
+            question: "Is such a lock free when its holder has been killed?",
+            why: "It stays, and whoever cleans up has to guess from pids and times.",
+            expected: Expected::Names(No),
+            run: stale,
+        },
+        Probe {
+            name: "link-exclusive",
+            question: "Of several that link a file to one name at once, is it one that succeeds?",
+            why: "The old way on NFS, where O_EXCL was not to be trusted.",
+            expected: Expected::Names(Yes),
+            run: |scene| race(scene, Making::Link),
+        },
+        Probe {
+            name: "mkdir-exclusive",
+            question: "Of several that make a directory at once, is it one that succeeds?",
+            why: "The way of shell scripts.",
+            expected: Expected::Names(Yes),
+            run: |scene| race(scene, Making::Mkdir),
+        },
+        Probe {
+            name: "rename-exclusive",
+            question: "Of several that rename a file to one name at once, is it one that succeeds?",
+            why: "rename(2) replaces what is there: it publishes a file as a whole, and excludes nobody.",
+            expected: Expected::Names(No),
+            run: |scene| race(scene, Making::Rename),
+        },
+        Probe {
+            name: "rename-noreplace",
+            question: "And with RENAME_NOREPLACE?",
+            why: "renameat2(2) can be told to leave alone what is there, where the filesystem supports it.",
+            expected: Expected::Names(Yes),
+            run: |scene| race(scene, Making::RenameNew),
+        },
+        Probe {
+            name: "rename-atomic",
+            question: "Does a name that is renamed over always exist?",
+            why: "A reader finds the old file or the new one, and never none.",
+            expected: Expected::Names(Yes),
+            run: rename_atomic,
+        },
+    ]
+}
+
+fn race(scene: &Scene, how: Making) -> Res<Found> {
+    let racers = [scene.process("A")?, scene.process("B")?, scene.process("C")?];
+    let mut running = Vec::new();
+    for racer in &racers {
+        running.push(racer.begins(Call::MakeMany {
+            how,
+            prefix: "n".to_owned(),
+            rounds: NAMES,
+        })?);
+    }
+    let mut made = Vec::new();
+    for racer in running {
+        made.push(racer.succeeds()?);
+    }
+    // Whoever did not make a name found it there, so each was made at least once.
+    let once = made.iter().sum::<i64>() == i64::from(NAMES);
+    let [a, b, c] = made[..] else { unreachable!("three racers") };
+    Found::that(once, format!("of {NAMES} names A made {a}, B {b}, C {c}"))
+}
+
+fn stale(scene: &Scene) -> Res<Found> {
+    let (a, b) = (scene.process("A")?, scene.process("B")?);
+    a.opens_as("lock", Access::New)?;
+    a.is_killed()?;
+    let made = b.calls(Call::Open { path: "lock".to_owned(), access: Access::New })?;
+    match made.result {
+        Ok(_) => Found::that(true, "B gets it"),
+        Err(errno) => Found::that(false, format!("B gets {}", crate::lab::errno::name(errno))),
+    }
+}
+
+fn rename_atomic(scene: &Scene) -> Res<Found> {
+    const LOOKS: u32 = 2000;
+    let (a, b) = (scene.process("A")?, scene.process("B")?);
+    let first = a.opens("file")?;
+    a.closes(first)?;
+    let renaming = a.begins(Call::RenameOver { path: "file".to_owned(), rounds: 200 })?;
+    let missing = b.does(Call::LookFor { path: "file".to_owned(), rounds: LOOKS })?;
+    renaming.succeeds()?;
+    Found::that(missing == 0, format!("B looked {LOOKS} times, and found none {missing} times"))
+}
