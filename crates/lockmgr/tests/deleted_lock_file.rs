@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lockmgr::{Error, FileLock, LockMgr, Mechanism};
+use lockmgr_testfs::{Kind, Server, TestFs};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{Worker, hear, say, serve, wait_for_blocked};
-use tempfile::TempDir;
 
 #[test]
 fn worker() {
@@ -123,42 +123,50 @@ fn practised(path: &Path) -> FileLock {
     lock
 }
 
-/// Directories on this machine's disk and, where there is one, in memory.
-fn directories() -> Vec<TempDir> {
-    let memory = tempfile::tempdir_in("/dev/shm");
-    [tempfile::tempdir(), memory].into_iter().flatten().collect()
-}
-
-#[test]
-fn a_practised_handle_notices_whatever_happens_to_the_name() {
-    for dir in directories() {
-        for (what, change) in CHANGES {
-            let path = dir.path().join("a.lock");
-            for _ in 0..20 {
-                let lock = practised(&path);
-                change(&path);
-                let guard = lock.lock().unwrap();
-                assert!(guard.still_current().unwrap(), "{what} in {}", dir.path().display());
-                guard.unlock().unwrap();
-            }
+/// On this machine's own filesystem, and on those that are known to note changes of names in the file
+/// itself, and on one that does not.
+fn on_each_filesystem(look: impl Fn(&str, &Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    look("this", dir.path());
+    for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs, Kind::Overlay] {
+        // There is no server among them.
+        match TestFs::mount(kind, &Server::of_test("worker")) {
+            Ok(filesystem) => look(kind.name(), filesystem.path()),
+            Err(skipped) => support::skip(&skipped.to_string()),
         }
     }
 }
 
 #[test]
-fn after_a_wait_a_practised_handle_notices_whatever_happened_to_the_name() {
-    for dir in directories() {
+fn a_practised_handle_notices_whatever_happens_to_the_name() {
+    on_each_filesystem(|kind, dir| {
         for (what, change) in CHANGES {
-            let path = dir.path().join("a.lock");
-            for wait in [true, false] {
+            let path = dir.join("a.lock");
+            for _ in 0..8 {
+                let lock = practised(&path);
+                change(&path);
+                let guard = lock.lock().unwrap();
+                assert!(guard.still_current().unwrap(), "{what} on {kind} in {}", dir.display());
+                guard.unlock().unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn after_a_wait_a_practised_handle_notices_whatever_happened_to_the_name() {
+    on_each_filesystem(|kind, dir| {
+        for (what, change) in CHANGES {
+            let path = dir.join("a.lock");
+            for deadline in [false, true] {
                 let lock = practised(&path);
                 let other = FileLock::open(&path).unwrap();
                 let held = other.lock().unwrap();
                 thread::scope(|scope| {
                     let waiter = scope.spawn(|| {
                         let guard =
-                            if wait { lock.lock() } else { lock.lock_timeout(support::BOUND) };
-                        assert!(guard.unwrap().still_current().unwrap(), "{what}");
+                            if deadline { lock.lock_timeout(support::BOUND) } else { lock.lock() };
+                        assert!(guard.unwrap().still_current().unwrap(), "{what} on {kind}");
                     });
                     wait_for_blocked(&path, 1);
                     change(&path);
@@ -167,7 +175,7 @@ fn after_a_wait_a_practised_handle_notices_whatever_happened_to_the_name() {
                 });
             }
         }
-    }
+    });
 }
 
 #[test]
