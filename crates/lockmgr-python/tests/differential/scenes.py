@@ -351,11 +351,17 @@ def forked(stage: Stage) -> None:
 
 @scene
 def child_outlives_parent(stage: Stage) -> None:
-    program = "import os, time\nlock = fl.FileLock(path)\nlock.acquire()\nif os.fork() == 0:\n    os.close(0)\n    time.sleep(60)\nsay()\ninput()\n"
+    program = (
+        "import os, signal\nlock = fl.FileLock(path)\nlock.acquire()\nchild = os.fork()\n"
+        "if child == 0:\n    os.closerange(0, 3)\n    signal.pause()\nsay()\nprint(child, flush=True)\ninput()\n"
+    )
     with stage.elsewhere(program) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
         holder.kill()
         holder.wait()
         stage.note("a copy in a child keeps nothing", lambda: stage.fl.FileLock(stage.path).acquire(20))
+        os.kill(child, signal.SIGKILL)
 
 
 @scene
@@ -704,24 +710,24 @@ def signals(stage: Stage) -> None:
     def handler(number: int, frame: object) -> None:
         ran.append(number)
 
+    def alarmed(call: Any) -> Any:
+        """The signal comes while the call waits; or before, on a machine that is slow."""
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return call()
+
+    def raises(number: int, frame: object) -> None:
+        raise KeyError("signal")
+
     with stage.holder():
         signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        stage.note("the wait goes on", lambda: lock.acquire(1))
+        stage.note("the wait goes on", lambda: alarmed(lambda: lock.acquire(1)))
         stage.say("the handler ran", len(ran))
-
-        def raises(number: int, frame: object) -> None:
-            raise KeyError("signal")
-
         signal.signal(signal.SIGALRM, raises)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        stage.note("what it raises", lambda: lock.acquire(60))
+        stage.note("what it raises", lambda: alarmed(lambda: lock.acquire(60)))
         stage.say("nothing is held", [lock.is_locked, lock.lock_counter])
         signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        stage.note("Ctrl-C", lambda: lock.acquire())
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        stage.note("Ctrl-C with a cancel_check", lambda: lock.acquire(cancel_check=lambda: False))
+        stage.note("Ctrl-C", lambda: alarmed(lock.acquire))
+        stage.note("Ctrl-C with a cancel_check", lambda: alarmed(lambda: lock.acquire(cancel_check=lambda: False)))
     stage.note("afterwards", lambda: lock.acquire(20))
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+#: Only a scene that fails ever takes so long.
 BOUND = 30.0
 
 SCENES: dict[str, Callable[[Stage], Any]] = {}
@@ -96,12 +97,12 @@ class Stage:
         return repr(value).replace(os.path.realpath(self.directory), "DIR").replace(self.directory, "DIR")
 
     def in_thread(self, call: Callable[[], Any]) -> str:
-        """What comes of a call in another thread; "waits" when it has not come back in a while."""
+        """What comes of a call in another thread."""
         came: list[str] = []
         thread = threading.Thread(target=lambda: came.append(self.outcome(call)), daemon=True)
         thread.start()
-        thread.join(PATIENCE)
-        return came[0] if came else "waits"
+        thread.join(BOUND)
+        return came[0] if came else "never comes back"
 
     def in_child(self, call: Callable[[], Any]) -> str:
         """What comes of a call in a forked child."""
@@ -132,10 +133,6 @@ class Stage:
         """Another process that holds the lock until it is told to go on."""
         return self.elsewhere("lock = fl.FileLock(path)\nlock.acquire()\nsay()\ninput()\nlock.release()\nsay()\n")
 
-
-#: For what is expected to wait: nothing ever comes of it, so nothing depends on how long this is. What does come back
-#: comes back at once; on a machine that is slow a bound like this one is not reached either.
-PATIENCE = 3.0
 
 ELSEWHERE = """\
 import importlib, sys
