@@ -10,6 +10,9 @@
 //! - Every class is frozen. No mutex of this crate is held while Python code may run or the GIL is
 //!   released, so that a forked child finds all of them free.
 
+#![expect(clippy::doc_markdown, reason = "what is seen by Python's help() is written for it")]
+#![expect(clippy::needless_pass_by_value, reason = "arguments from Python are the function's own")]
+
 mod error;
 mod filelock;
 mod handle;

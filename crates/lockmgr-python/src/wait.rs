@@ -109,6 +109,7 @@ pub(crate) fn sleep<T: Send>(
 }
 
 /// Runs Python's handlers for signals that have come, if this thread is the one that does that.
+#[expect(clippy::redundant_closure_for_method_calls, reason = "the method is not general enough")]
 fn check_signals() -> PyResult<()> {
     if shutdown::has_begun_for_this_thread() {
         Ok(())

@@ -179,10 +179,11 @@ impl Node {
                 // Longer than the kernel can count is looked at again in a few billion years.
                 left.try_into().unwrap_or(futex::Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
             });
-            match futex::wait(&self.told, futex::Flags::PRIVATE, told, left.as_ref()) {
-                Err(Errno::INTR) => wait::interrupted()?,
-                // Told, told before it slept, or out of time.
-                _ => {}
+            // Otherwise it was told, had been told before it slept, or is out of time.
+            if let Err(Errno::INTR) =
+                futex::wait(&self.told, futex::Flags::PRIVATE, told, left.as_ref())
+            {
+                wait::interrupted()?;
             }
         }
     }
