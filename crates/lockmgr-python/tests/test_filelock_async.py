@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import BOUND, Process, descriptors, holder, requests, threads_named, until, until_blocked
+from support import BOUND, descriptors, holder, requests, threads_named, until, until_blocked
 
 from lockmgr import AsyncFileLock, AsyncReadWriteLock, DeadlockError, FileLock, Timeout
 
@@ -330,7 +330,7 @@ def test_in_a_forked_child(path: Path) -> None:
                     status = 0
                 finally:
                     os._exit(status)
-            assert os.waitpid(child, 0)[1] == 0
+            assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222
             assert lock.is_locked
 
     asyncio.run(main())
@@ -377,7 +377,7 @@ def test_trio(path: Path) -> None:
         async def work(number: int) -> None:
             async with lock, lock:
                 inside.append(number)
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
                 inside.append(number)
 
         async with trio.open_nursery() as nursery:
@@ -395,7 +395,7 @@ def test_trio(path: Path) -> None:
                 await lock.acquire(cancel_check=lambda: asked.append(1) or len(asked) == 3)  # type: ignore[func-returns-value]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lock.acquire)
-                while requests(path) == 0:
+                while requests(path) == 0:  # noqa: ASYNC110
                     await trio.sleep(0.002)
                 other.tell()
             assert lock.is_locked
@@ -418,7 +418,7 @@ def test_anyio(backend: str, path: Path) -> None:
             assert scope.cancelled_caught
             async with anyio.create_task_group() as group:
                 group.start_soon(lock.acquire)
-                while requests(path) == 0:
+                while requests(path) == 0:  # noqa: ASYNC110
                     await anyio.sleep(0.002)
                 other.tell()
         assert lock.is_locked

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -115,7 +115,7 @@ class _Core:
     def _go_without_gate(self) -> None:
         """There can be none on a network filesystem, and in a file that may not be written."""
         if not self.is_fair:
-            raise  # noqa: PLE0704  (what is being handled)
+            raise
         self.handle = Handle(Path(self.lock_file), fair=False)
         self.is_fair = False
 
@@ -284,34 +284,25 @@ def _text(lock_file: str | os.PathLike[str]) -> str:
 class _OneForEach(type):
     """One ReadWriteLock for each lock file, unless somebody wants one of his own."""
 
-    def __call__(
-        cls,
-        lock_file: str | os.PathLike[str],
-        timeout: float = -1,
-        *,
-        blocking: bool = True,
-        is_singleton: bool = True,
-        **others: Any,
-    ) -> Any:
-        def make() -> Any:
-            return super(_OneForEach, cls).__call__(
-                lock_file, timeout, blocking=blocking, is_singleton=is_singleton, **others
-            )
+    # Types are checked by __init__.
+    if not TYPE_CHECKING:
 
-        if not is_singleton:
-            return make()
-        with registry.guard:
-            locks = registry.of(cls)
-            place = place_of(_text(lock_file))
-            lock = locks.get(place)
-            if lock is None or lock._closed:
-                lock = locks[place] = make()
-            elif (lock.timeout, lock.blocking) != (_seconds(timeout), blocking):
-                raise ValueError(
-                    f"{place}: the one lock for this file was made otherwise: timeout={lock.timeout}, "
-                    f"blocking={lock.blocking} there, and timeout={timeout}, blocking={blocking} here"
-                )
-            return lock
+        def __call__(cls, lock_file, timeout=-1, *, blocking=True, is_singleton=True, **others):
+            options = {"blocking": blocking, "is_singleton": is_singleton, **others}
+            if not is_singleton:
+                return super().__call__(lock_file, timeout, **options)
+            with registry.guard:
+                locks = registry.of(cls)
+                place = place_of(_text(lock_file))
+                lock = locks.get(place)
+                if lock is None or lock._closed:
+                    lock = locks[place] = super().__call__(lock_file, timeout, **options)
+                elif (lock.timeout, lock.blocking) != (_seconds(timeout), blocking):
+                    raise ValueError(
+                        f"{place}: the one lock for this file was made otherwise: timeout={lock.timeout}, "
+                        f"blocking={lock.blocking} there, and timeout={timeout}, blocking={blocking} here"
+                    )
+                return lock
 
 
 class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
@@ -332,30 +323,22 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
     """
 
     @classmethod
-    def get_lock(
-        cls, lock_file: str | os.PathLike[str], timeout: float = -1, *, blocking: bool = True
-    ) -> Self:
+    def get_lock(cls, lock_file: str | os.PathLike[str], timeout: float = -1, *, blocking: bool = True) -> Self:
         """Returns the one lock for the lock file."""
         return cls(lock_file, timeout, blocking=blocking)
 
-    def _acquire(
-        self, mode: _Mode, timeout: float | None, blocking: bool | None
-    ) -> AcquireReturnProxy[Self]:
+    def _acquire(self, mode: _Mode, timeout: float | None, blocking: bool | None) -> AcquireReturnProxy[Self]:
         self._core.acquire(FileLockBase._this_thread(), mode, self._patience(timeout, blocking))
         return _ReleaseProxy(self)
 
-    def acquire_read(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AcquireReturnProxy[Self]:
+    def acquire_read(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """Acquires the lock together with other readers. None is what the lock was made with.
 
         Returns an object for `with`. Raises Timeout, and RuntimeError while this thread holds the lock to write.
         """
         return self._acquire("read", timeout, blocking)
 
-    def acquire_write(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AcquireReturnProxy[Self]:
+    def acquire_write(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """Acquires the lock alone. None is what the lock was made with.
 
         Returns an object for `with`. Raises Timeout, and RuntimeError while this thread holds the lock to read.
@@ -363,9 +346,7 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
         return self._acquire("write", timeout, blocking)
 
     @contextlib.contextmanager
-    def read_lock(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> Generator[None]:
+    def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> Generator[None]:
         """`with lock.read_lock():` together with other readers."""
         self.acquire_read(timeout, blocking=blocking)
         try:
@@ -374,9 +355,7 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
             self.release()
 
     @contextlib.contextmanager
-    def write_lock(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> Generator[None]:
+    def write_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> Generator[None]:
         """`with lock.write_lock():` alone."""
         self.acquire_write(timeout, blocking=blocking)
         try:
@@ -487,9 +466,7 @@ class AsyncReadWriteLock(_ReadWriteLock):
         return await self._acquire("write", timeout, blocking)
 
     @contextlib.asynccontextmanager
-    async def read_lock(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AsyncGenerator[None]:
+    async def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> AsyncGenerator[None]:
         """`async with lock.read_lock():` together with other readers."""
         await self.acquire_read(timeout, blocking=blocking)
         try:
@@ -498,9 +475,7 @@ class AsyncReadWriteLock(_ReadWriteLock):
             await self.release()
 
     @contextlib.asynccontextmanager
-    async def write_lock(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AsyncGenerator[None]:
+    async def write_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> AsyncGenerator[None]:
         """`async with lock.write_lock():` alone."""
         await self.acquire_write(timeout, blocking=blocking)
         try:

@@ -38,7 +38,9 @@ DIFFERENCES: dict[str, Difference] = {
         f"soft_locks: {name}": Difference("True", _REFUSED, SOFT)
         for name in ("SoftFileLock", "AsyncSoftFileLock", "SoftReadWriteLock", "SoftFileLease", "StrictSoftFileLock")
     },
-    "timeout_exception: str": Difference('"The file lock \'x\' could not be acquired."', "'x: the lock is busy'", WORDS),
+    "timeout_exception: str": Difference(
+        "\"The file lock 'x' could not be acquired.\"", "'x: the lock is busy'", WORDS
+    ),
     "settings_of_the_lock: timeout nan": Difference("nan", "raises ValueError", NAN),
     "properties: timeout = nan": Difference("nan", "raises ValueError", NAN),
     "readwrite_settings: made with timeout nan": Difference("nan", "raises ValueError", NAN),

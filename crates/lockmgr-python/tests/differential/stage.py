@@ -76,8 +76,9 @@ class Stage:
 
     def kind(self, error: BaseException) -> str:
         """What an `except` could name to catch it."""
-        if isinstance(error, BaseExceptionGroup):
-            return "group of " + " and ".join(self.kind(one) for one in error.exceptions)
+        together = getattr(error, "exceptions", None)
+        if together is not None:
+            return "group of " + " and ".join(map(self.kind, together))
         dull = (object, BaseException, Exception)
         names = [one.__name__ for one in type(error).__mro__ if one not in dull and _is_known(self, one)]
         text = " ".join(sorted(names))
@@ -144,7 +145,11 @@ def say():
 
 
 def _is_known(stage: Stage, kind: type) -> bool:
-    return kind is stage.fl.Timeout or getattr(builtins, kind.__name__, None) is kind or kind.__module__ == "asyncio.exceptions"
+    return (
+        kind is stage.fl.Timeout
+        or getattr(builtins, kind.__name__, None) is kind
+        or kind.__module__ == "asyncio.exceptions"
+    )
 
 
 def _raise(error: BaseException) -> None:
