@@ -123,13 +123,7 @@ impl State {
         }
     }
 
-    fn settle(
-        self: &Arc<Self>,
-        setup: &Setup,
-        place: u64,
-        owner: u64,
-        guard: OwnedFileLockGuard,
-    ) {
+    fn settle(self: &Arc<Self>, setup: &Setup, place: u64, owner: u64, guard: OwnedFileLockGuard) {
         let held = Held { guard, owner, count: 1 };
         let mut contexts = self.contexts();
         match contexts.iter_mut().find(|context| context.place == place) {
@@ -165,9 +159,11 @@ impl State {
         self.contexts().iter().filter_map(|context| context.held.as_ref()).any(|held| {
             held.owner == owner
                 && held.guard.is_held()
-                && held.guard.file().metadata().is_ok_and(|status| {
-                    (status.dev(), status.ino()) == (device, inode)
-                })
+                && held
+                    .guard
+                    .file()
+                    .metadata()
+                    .is_ok_and(|status| (status.dev(), status.ino()) == (device, inode))
         })
     }
 
@@ -231,9 +227,10 @@ fn holds_elsewhere(own: &Arc<State>, owner: u64, lock: &FileLock) -> bool {
     };
     let file = (status.dev(), status.ino());
     HELD.try_with(|list| {
-        list.borrow().iter().filter_map(Weak::upgrade).any(|state| {
-            !Arc::ptr_eq(&state, own) && state.holds(owner, file)
-        })
+        list.borrow()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .any(|state| !Arc::ptr_eq(&state, own) && state.holds(owner, file))
     })
     .unwrap_or(false)
 }
@@ -341,7 +338,9 @@ impl FileLockBase {
     ) -> PyResult<OwnedFileLockGuard> {
         let patience = request.patience;
         if patience == Patience::Now {
-            if request.blocking && let Some(check) = &request.cancel_check {
+            if request.blocking
+                && let Some(check) = &request.cancel_check
+            {
                 // Giving up is all that is left, whatever it says; but it is asked.
                 check.call0()?;
             }
@@ -586,9 +585,7 @@ impl FileLockBase {
         if let Some(bits) = mode {
             options = options.creation_mode(bits);
         }
-        let lock = options
-            .open_lazy(path)
-            .map_err(|error| exception(py, error, After::Attempt))?;
+        let lock = options.open_lazy(path).map_err(|error| exception(py, error, After::Attempt))?;
         let setup = Setup {
             lock,
             lock_file: lock_file.clone().unbind(),
@@ -695,8 +692,7 @@ impl FileLockBase {
             PyErr::warn(py, &class, c"poll_intervall is spelled poll_interval", 1)?;
         }
         let poll_interval = poll_intervall.or(poll_interval);
-        let request =
-            slf.get().request(timeout, poll_interval, blocking, cancel_check)?;
+        let request = slf.get().request(timeout, poll_interval, blocking, cancel_check)?;
         Self::take(slf, &request)?;
         PROXY.import(py, "lockmgr._filelock", "AcquireReturnProxy")?.call1((slf,))
     }
@@ -716,17 +712,19 @@ impl FileLockBase {
         Ok(slf.clone())
     }
 
-    #[pyo3(signature = (_kind = None, exception = None, _traceback = None))]
+    #[pyo3(signature = (exc_type = None, exc_value = None, traceback = None))]
     fn __exit__(
         &self,
         py: Python<'_>,
-        _kind: Option<&Bound<'_, PyAny>>,
-        exception: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
+        exc_type: Option<&Bound<'_, PyAny>>,
+        exc_value: Option<&Bound<'_, PyAny>>,
+        traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let Err(error) = self.give_up(py, false) else { return Ok(()) };
-        let Some(body) = exception else { return Err(error) };
         static BOTH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        // Python's names, which callers may use.
+        let _ = (exc_type, traceback);
+        let Err(error) = self.give_up(py, false) else { return Ok(()) };
+        let Some(body) = exc_value else { return Err(error) };
         let groups = self.setup()?.groups_errors;
         let both = BOTH.import(py, "lockmgr._filelock", "both_failed")?;
         Err(PyErr::from_value(both.call1((body, error.value(py), groups))?))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import fcntl
-import functools
 import math
 import os
 import threading
@@ -136,25 +135,25 @@ class FileLockMeta(ABCMeta):
     # Types are checked by __init__.
     if not TYPE_CHECKING:
 
-        def __call__(cls, *args, **options):
-            if not options:
+        def __call__(self, *args, **kwds):
+            if not kwds:
                 return super().__call__(*args)
-            if not options.get("is_singleton", False):
-                return super().__call__(*args, **cls._understood(options))
-            if not args and "lock_file" not in options:
-                raise TypeError(f"{cls.__name__}() needs the path of the lock file")
-            given = cls._defaults() | dict(zip(_POSITIONAL, args[1:], strict=False)) | options
+            if not kwds.get("is_singleton", False):
+                return super().__call__(*args, **self._understood(kwds))
+            if not args and "lock_file" not in kwds:
+                raise TypeError(f"{self.__name__}() needs the path of the lock file")
+            given = self._defaults() | dict(zip(_POSITIONAL, args[1:], strict=False)) | kwds
             with registry.guard:
-                locks = registry.of(cls)
-                place = place_of(args[0] if args else options["lock_file"])
+                locks = registry.of(self)
+                place = place_of(args[0] if args else kwds["lock_file"])
                 lock = locks.get(place)
                 if lock is None:
-                    lock = super().__call__(*args, **cls._understood(options))
+                    lock = super().__call__(*args, **self._understood(kwds))
                     lock._is_singleton = True
                     lock._given = given
                     locks[place] = lock
                     return lock
-            cls._compare(lock, given)
+            self._compare(lock, given)
             return lock
 
     def _understood(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -185,13 +184,19 @@ class FileLockMeta(ABCMeta):
             raise ValueError(text + "; ".join(different))
 
 
-@functools.lru_cache(maxsize=256)
-def _parameters(cls: type) -> tuple[frozenset[str], bool]:
-    import inspect  # Heavy, and rarely needed.
+_known: weakref.WeakKeyDictionary[type, tuple[frozenset[str], bool]] = weakref.WeakKeyDictionary()
 
-    parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-    return frozenset(one.name for one in parameters), takes_all
+
+def _parameters(cls: type) -> tuple[frozenset[str], bool]:
+    """Returns the parameters of the class's __init__, and whether it takes any other."""
+    found = _known.get(cls)
+    if found is None:
+        import inspect  # Heavy, and rarely needed.
+
+        parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+        found = _known[cls] = frozenset(one.name for one in parameters), takes_all
+    return found
 
 
 class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLockMeta):

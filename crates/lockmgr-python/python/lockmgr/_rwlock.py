@@ -281,22 +281,29 @@ def _text(lock_file: str | os.PathLike[str]) -> str:
     return path
 
 
+def _one_of(
+    lock_file: Any, timeout: float = -1, *, blocking: bool = True, is_singleton: bool = True, **others: Any
+) -> tuple[Any, float, bool, bool]:
+    """Returns what it depends on which one it is."""
+    return lock_file, timeout, blocking, is_singleton
+
+
 class _OneForEach(type):
     """One ReadWriteLock for each lock file, unless somebody wants one of his own."""
 
     # Types are checked by __init__.
     if not TYPE_CHECKING:
 
-        def __call__(cls, lock_file, timeout=-1, *, blocking=True, is_singleton=True, **others):
-            options = {"blocking": blocking, "is_singleton": is_singleton, **others}
+        def __call__(self, *args, **kwds):
+            lock_file, timeout, blocking, is_singleton = _one_of(*args, **kwds)
             if not is_singleton:
-                return super().__call__(lock_file, timeout, **options)
+                return super().__call__(*args, **kwds)
             with registry.guard:
-                locks = registry.of(cls)
+                locks = registry.of(self)
                 place = place_of(_text(lock_file))
                 lock = locks.get(place)
                 if lock is None or lock._closed:
-                    lock = locks[place] = super().__call__(lock_file, timeout, **options)
+                    lock = locks[place] = super().__call__(*args, **kwds)
                 elif (lock.timeout, lock.blocking) != (_seconds(timeout), blocking):
                     raise ValueError(
                         f"{place}: the one lock for this file was made otherwise: timeout={lock.timeout}, "
