@@ -71,14 +71,8 @@ impl Environment {
 
     /// Builds the package and installs it, with the command `lockmgr`.
     fn install(&self, profile: &str) -> Result<()> {
-        // It has maturin already.
-        let mut install = self.python(&format!("{PIP} --no-build-isolation --no-deps ."));
+        let mut install = self.python(&format!("{PIP} --force-reinstall ."));
         install.env("MATURIN_PEP517_ARGS", format!("--profile {profile}"));
-        // maturin is looked up there.
-        let mut path = self.bin.clone().into_os_string();
-        path.push(":");
-        path.push(env::var_os("PATH").unwrap_or_default());
-        install.env("PATH", path);
         step::run(install)
     }
 

@@ -15,9 +15,8 @@ import anyio
 import pytest
 import trio
 import uvloop
-from support import Process, descriptors, holder, requests, threads_named, until, until_no_waiter_threads
-
 from lockmgr import Lock, LockSet, Semaphore, Timeout
+from support import Process, descriptors, holder, requests, threads_named, until, until_no_waiter_threads
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -252,7 +251,7 @@ def test_semaphores_and_sets_are_awaited_and_cancelled_the_same_way(run: Run, pa
         semaphore = Semaphore(path.with_name("s.lock"), 2)
         both = LockSet(Lock(path), Lock(second))
         for several in (semaphore, both):
-            async with several, asyncio.timeout(60):
+            async with several:
                 assert several.locked()
             assert not several.locked()
             async with several.acquire_async(timeout=60) as hold:

@@ -11,11 +11,10 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-from support import Process, holder, until, until_blocked
-
 import lockmgr
+import pytest
 from lockmgr import Lock, LockSet, Semaphore, Timeout
+from support import Process, holder, until, until_blocked
 
 
 def test_a_semaphore_lets_so_many_in(path: Path) -> None:

@@ -7,15 +7,13 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Process, holder, requests, until, until_blocked
-
 from lockmgr import Lock, LockSet, Semaphore, Timeout
+from support import Process, holder, requests, until, until_blocked
 
 FORKED = """
 path = sys.argv[1]
@@ -240,5 +238,3 @@ def test_threads_may_fork_while_others_wait(path: Path) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-
-

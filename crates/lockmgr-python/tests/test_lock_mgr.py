@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support import Process, descriptors, holder, until, until_blocked
-
 from lockmgr import LockMgr
+from support import Process, descriptors, holder, until, until_blocked
 
 
 def test_the_classic_sequence(path: Path) -> None:

@@ -8,9 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import holder, until
-
 from lockmgr import Lock
+from support import holder, until
 
 
 def test_debug_tells_of_acquiring_and_releasing(path: Path, caplog: pytest.LogCaptureFixture) -> None:

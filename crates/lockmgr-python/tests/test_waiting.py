@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import Process, holder, until, until_blocked
-
 from lockmgr import Lock
+from support import Process, holder, until, until_blocked
 
 WAITS = """
 kind, path = sys.argv[1:3]
@@ -200,16 +199,11 @@ def test_the_gil_is_free_while_a_thread_waits(path: Path) -> None:
             waiter = threading.Thread(target=waiting.acquire, args=(timeout,))
             waiter.start()
             # A wait for one's turn is not the kernel's to show.
-            until(lambda: waiting is lock or waiting.locked() or blocked_now(path))
+            if waiting is other:
+                until_blocked(path)
             lock.release()
             waiter.join()
             waiting.release()
-
-
-def blocked_now(path: Path) -> bool:
-    from support import requests
-
-    return requests(path) > 0
 
 
 def test_the_gil_is_kept_while_the_lock_is_free(path: Path) -> None:

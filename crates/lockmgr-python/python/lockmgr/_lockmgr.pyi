@@ -13,7 +13,19 @@ _Mechanism: TypeAlias = Literal["flock", "ofd", "posix"]
 _Deadlock: TypeAlias = Literal["ignore", "fail"]
 
 __version__: str
-__all__: list[str]
+__all__ = [
+    "Acquired",
+    "BaseLock",
+    "Handle",
+    "Hold",
+    "Obstacle",
+    "SetHandle",
+    "SlotsHandle",
+    "Wait",
+    "__version__",
+    "holders_at",
+    "locks",
+]
 
 @final
 class Obstacle:
@@ -193,9 +205,7 @@ class BaseLock:
         traceback: TracebackType | None = None,
         /,
     ) -> None: ...
-    def _begin(
-        self, timeout: float | None, shared: bool | None, task: object | None, scoped: bool
-    ) -> Wait | None: ...
+    def _begin(self, timeout: float | None, shared: bool | None, task: object | None, scoped: bool) -> Wait | None: ...
     def _adopt(self, hold: Hold, task: object | None, scoped: bool) -> None: ...
     def _leave(self, task: object | None) -> None: ...
 
