@@ -20,11 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-from support import BOUND, Process, descriptors, holder, requests, threads_named, until, until_blocked
-
 import lockmgr
+import pytest
 from lockmgr import DeadlockError, FileLock, LockError, Timeout
+from support import BOUND, Process, descriptors, holder, requests, threads_named, until, until_blocked
 
 HOLDER = """
 lock = lockmgr.FileLock(sys.argv[1])
@@ -226,6 +225,38 @@ def test_who_has_it(path: Path) -> None:
         thread.join(BOUND)
 
 
+def test_a_timeout_that_the_program_makes() -> None:
+    """For those who raise it themselves, as subclasses do."""
+    assert str(Timeout("a.lock")) == "a.lock: the lock is busy"
+    assert str(Timeout("a.lock", "Ann")) == "a.lock: the lock is busy, held by Ann"
+    assert Timeout("a.lock").holders == ()
+    assert "\n" not in str(Timeout("a\n.lock"))
+    error = Timeout("a.lock")
+    error.mine = 1  # type: ignore[attr-defined]
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.mine, again.lock_file) == (1, "a.lock")
+
+
+def test_a_log_handler_that_raises_leaves_nothing_held(path: Path) -> None:
+    class Fails(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise KeyError("filter")
+
+    logger, fails = logging.getLogger("lockmgr"), Fails()
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addFilter(fails)
+    lock = FileLock(path)
+    try:
+        with pytest.raises(KeyError):
+            lock.acquire()
+        assert (lock.is_locked, lock.lock_counter) == (False, 0)
+    finally:
+        logger.removeFilter(fails)
+        logger.setLevel(level)
+    FileLock(path).acquire(0)
+
+
 def test_the_fork_of_a_holder_keeps_nothing(path: Path) -> None:
     lock = FileLock(path)
     read, write = os.pipe()
@@ -295,9 +326,10 @@ def test_ctrl_c_while_another_thread_waits(path: Path) -> None:
     lock = lockmgr.FileLock(sys.argv[1])
     thread = threading.Thread(target=lock.acquire, daemon=True)
     thread.start()
-    say("go")
     try:
-        signal.pause()
+        say("go")
+        while True:
+            time.sleep(0.01)
     except KeyboardInterrupt:
         say("interrupted")
     """

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import BOUND, descriptors, holder, requests, threads_named, until, until_blocked
-
 from lockmgr import AsyncFileLock, AsyncReadWriteLock, DeadlockError, FileLock, Timeout
+from support import BOUND, descriptors, holder, requests, threads_named, until, until_blocked
 
 HAS = {name: importlib.util.find_spec(name) is not None for name in ("uvloop", "trio", "anyio")}
 
@@ -330,7 +329,7 @@ def test_in_a_forked_child(path: Path) -> None:
                     status = 0
                 finally:
                     os._exit(status)
-            assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222
+            assert os.waitpid(child, 0)[1] == 0
             assert lock.is_locked
 
     asyncio.run(main())
@@ -395,7 +394,7 @@ def test_trio(path: Path) -> None:
                 await lock.acquire(cancel_check=lambda: asked.append(1) or len(asked) == 3)  # type: ignore[func-returns-value]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lock.acquire)
-                while requests(path) == 0:  # noqa: ASYNC110
+                while requests(path) == 0:
                     await trio.sleep(0.002)
                 other.tell()
             assert lock.is_locked
@@ -418,7 +417,7 @@ def test_anyio(backend: str, path: Path) -> None:
             assert scope.cancelled_caught
             async with anyio.create_task_group() as group:
                 group.start_soon(lock.acquire)
-                while requests(path) == 0:  # noqa: ASYNC110
+                while requests(path) == 0:
                     await anyio.sleep(0.002)
                 other.tell()
         assert lock.is_locked

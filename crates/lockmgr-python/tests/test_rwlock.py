@@ -11,9 +11,8 @@ import weakref
 from pathlib import Path
 
 import pytest
-from support import BOUND, Process, requests, until, until_blocked
-
 from lockmgr import DeadlockError, ReadWriteLock, Timeout
+from support import BOUND, Process, requests, until, until_blocked
 
 HOLDER = """
 lock = lockmgr.ReadWriteLock(sys.argv[1])
@@ -79,14 +78,15 @@ def test_readers_do_not_overtake_a_writer(path: Path) -> None:
 
 def test_a_try_of_a_reader_goes_past(path: Path) -> None:
     """One attempt waits for nobody, and those inside are readers."""
-    with Process(HOLDER, path, "read") as reader, Process(HOLDER, path, "write"):
+    with Process(HOLDER, path, "read") as reader:
         reader.expect("held")
-        until_blocked(path)
-        lock = ReadWriteLock(path)
-        with lock.read_lock(timeout=0):
-            pass
-        with lock.read_lock(blocking=False):
-            pass
+        with Process(HOLDER, path, "write"):
+            until_blocked(path)
+            lock = ReadWriteLock(path)
+            with lock.read_lock(timeout=0):
+                pass
+            with lock.read_lock(blocking=False):
+                pass
 
 
 def test_threads_take_turns(path: Path, tmp_path: Path) -> None:

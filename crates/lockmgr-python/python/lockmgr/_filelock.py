@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypedDict, TypeVar
 
+from ._errors import shown
 from ._lockmgr import FileLockBase
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class FileLockMeta(ABCMeta):
             if there is not wanted and there != wanted:
                 different.append(f"{name} is {there!r} there and {wanted!r} here")
         if different:
-            text = f"{lock.lock_file}: the one lock for this file was made otherwise: "
+            text = f"{shown(lock.lock_file)}: the one lock for this file was made otherwise: "
             raise ValueError(text + "; ".join(different))
 
 

@@ -16,6 +16,7 @@ __version__: str
 __all__ = [
     "Acquired",
     "BaseLock",
+    "FileLockBase",
     "Handle",
     "Hold",
     "Obstacle",

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from . import _async
-from ._errors import DeadlockError, UnsupportedError
+from ._errors import DeadlockError, UnsupportedError, shown
 from ._filelock import AcquireReturnProxy, place_of, registry
 from ._filelock_async import owner as this_task
 from ._lockmgr import FileLockBase, Handle
@@ -67,7 +67,7 @@ class _Core:
         if held.mode != mode:
             change = "upgraded" if mode == "write" else "downgraded"
             raise RuntimeError(
-                f"{self.lock_file}: already held to {held.mode}, and a hold cannot be {change}; release it first"
+                f"{shown(self.lock_file)}: already held to {held.mode}, and a hold cannot be {change}; release it first"
             )
         held.count += 1
         return True
@@ -79,7 +79,7 @@ class _Core:
         beside = self._beside(owner)
         if patience is None and beside is not None and "write" in (mode, beside.mode):
             raise DeadlockError(
-                f"{self.lock_file}: this thread or task holds the lock already, through another object, and "
+                f"{shown(self.lock_file)}: this thread or task holds the lock already, through another object, and "
                 "would wait for itself; release it first, or share one object"
             )
         if beside is None:
@@ -147,7 +147,7 @@ class _Core:
         if held is None:
             if force:
                 return
-            raise RuntimeError(f"{self.lock_file}: cannot release a lock that is not held")
+            raise RuntimeError(f"{shown(self.lock_file)}: cannot release a lock that is not held")
         if held.count > 1 and not force:
             held.count -= 1
             return
@@ -159,7 +159,7 @@ class _Core:
         """A reader is as good as another; a writer's hold is its own."""
         for other, held in list(self.held.items()):
             if held.mode == "write":
-                raise RuntimeError(f"{self.lock_file}: cannot release what another thread or task holds")
+                raise RuntimeError(f"{shown(self.lock_file)}: cannot release what another thread or task holds")
             return other, held
         return owner, None
 
@@ -250,11 +250,11 @@ class _ReadWriteLock:
     def _check(self) -> None:
         if self._core.inherited:
             raise RuntimeError(
-                f"{type(self).__name__} for {self.lock_file} came here by a fork, and belongs to the "
+                f"{type(self).__name__} for {shown(self.lock_file)} came here by a fork, and belongs to the "
                 "parent process; make another one in the child"
             )
         if self._closed:
-            raise ValueError(f"the {type(self).__name__} for {self.lock_file} is closed")
+            raise ValueError(f"the {type(self).__name__} for {shown(self.lock_file)} is closed")
 
     def holders(self) -> list[Holder]:
         """Who holds the lock, according to the kernel."""
@@ -306,7 +306,7 @@ class _OneForEach(type):
                     lock = locks[place] = super().__call__(*args, **kwds)
                 elif (lock.timeout, lock.blocking) != (_seconds(timeout), blocking):
                     raise ValueError(
-                        f"{place}: the one lock for this file was made otherwise: timeout={lock.timeout}, "
+                        f"{shown(place)}: the one lock for this file was made otherwise: timeout={lock.timeout}, "
                         f"blocking={lock.blocking} there, and timeout={timeout}, blocking={blocking} here"
                     )
                 return lock
