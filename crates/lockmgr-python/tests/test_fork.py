@@ -31,11 +31,12 @@ with lock:
             say("not the child's")
         del lock
         lock = lockmgr.Lock(path)
-        sys.stdin.readline()
+        # Not by way of sys.stdin, which would read the parent's byte as well.
+        os.read(0, 1)
         lock.acquire(60)
         say("child acquired")
         os._exit(0)
-    sys.stdin.readline()
+    os.read(0, 1)
 say("parent released")
 os.wait()
 """
@@ -49,7 +50,7 @@ def test_a_forked_child_neither_owns_nor_releases(path: Path) -> None:
         with pytest.raises(Timeout) as caught:
             Lock(path).acquire(0)
         assert caught.value.holders[0].pid == process.pid
-        # One line is the child's, the other one the parent's, whoever reads first.
+        # One byte is the child's, the other one the parent's, whoever reads first.
         process.tell()
         process.tell()
         assert sorted([process.line(), process.line()]) == ["child acquired", "parent released"]
