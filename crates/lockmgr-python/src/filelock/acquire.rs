@@ -55,7 +55,7 @@ impl FileLockBase {
         if this.state.enter_again(setup.here(), owner) {
             return Ok(());
         }
-        let guard = match wait::attempt(py, &setup.lock, Mode::Exclusive, false, false)? {
+        let guard = match wait::attempt(py, &setup.lock, Mode::Exclusive, false, &setup.pace)? {
             Ok(guard) => guard,
             Err(busy) => this.sleep(py, setup, owner, request, busy)?,
         };
@@ -163,7 +163,7 @@ impl FileLockBase {
         }
         match self.state.leave(setup.habits, setup.here(), all) {
             Some(guard) => {
-                let outcome = guard.release();
+                let outcome = setup.pace.run(py, || guard.release());
                 log::released(py, &setup.lock, false)?;
                 outcome.map_err(|error| setup.exception(py, error, After::Attempt))
             }
@@ -198,7 +198,8 @@ fn sleep_asking(
     busy: Error,
 ) -> PyResult<OwnedFileLockGuard> {
     let pause = Duration::try_from_secs_f64(request.poll_interval).unwrap_or(Duration::MAX);
-    let wait = Wait::for_lock(&setup.lock, Mode::Exclusive, request.patience)?;
+    let wait =
+        Wait::for_lock(&setup.lock, Mode::Exclusive, request.patience, setup.pace.is_slow())?;
     loop {
         if let Some(hold) = wait.poll(py).map_err(|error| setup.named(py, error))? {
             return hold.take_lock();

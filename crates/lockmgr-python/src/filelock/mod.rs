@@ -34,7 +34,7 @@ use crate::error::{After, exception};
 use crate::hold::Hold;
 use crate::look;
 use crate::options::{Patience, place};
-use crate::wait::{self, Wait};
+use crate::wait::{self, Pace, Wait};
 
 /// The native part of FileLock and AsyncFileLock.
 #[pyclass(frozen, subclass, weakref, module = "lockmgr._lockmgr")]
@@ -48,6 +48,7 @@ pub(crate) struct FileLockBase {
 /// What is settled when the lock is made.
 struct Setup {
     lock: FileLock,
+    pace: Pace,
     /// As it was given.
     lock_file: Py<PyAny>,
     per_thread: bool,
@@ -142,6 +143,7 @@ impl FileLockBase {
         let lock = options.open_lazy(path).map_err(|error| exception(py, error, After::Attempt))?;
         let setup = Setup {
             lock,
+            pace: Pace::new(false),
             lock_file: lock_file.clone().unbind(),
             per_thread: thread_local,
             calls_back,
@@ -322,14 +324,15 @@ impl FileLockBase {
         if this.state.enter_again(setup.here(), owner) {
             return Ok(None);
         }
-        match wait::attempt(py, &setup.lock, Mode::Exclusive, false, false)? {
+        match wait::attempt(py, &setup.lock, Mode::Exclusive, false, &setup.pace)? {
             Ok(guard) => this.keep(py, setup, owner, guard).map(|()| None),
             Err(busy) if request.patience == Patience::Now => {
                 Err(setup.exception(py, busy, After::Attempt))
             }
             Err(_) => {
                 this.refuse_own(py, setup, owner, request.patience)?;
-                Wait::for_lock(&setup.lock, Mode::Exclusive, request.patience).map(Some)
+                let slow = setup.pace.is_slow();
+                Wait::for_lock(&setup.lock, Mode::Exclusive, request.patience, slow).map(Some)
             }
         }
     }
