@@ -372,10 +372,13 @@ def test_what_nobody_refers_to_is_released(path: Path) -> None:
 
 def test_a_callback_may_refer_to_its_lock(path: Path) -> None:
     """A circle, which the garbage collector has to see."""
-    lock = FileLock(path, on_acquired=lambda fd: lock.lock_file)  # noqa: F821
-    lock.acquire()
-    gone = weakref.ref(lock)
-    del lock
+
+    def make() -> weakref.ref[FileLock]:
+        lock = FileLock(path, on_acquired=lambda fd: lock.holders() and None)
+        lock.acquire()
+        return weakref.ref(lock)
+
+    gone = make()
     gc.collect()
     assert gone() is None
     FileLock(path).acquire(0)
@@ -461,6 +464,23 @@ class TestWaitingForOneself:
             mine.acquire()
             thread.join(BOUND)
         mine.release()
+
+    def test_not_what_has_gone_over_to_another_thread(self, path: Path) -> None:
+        """This thread acquired it once; by now another one holds it."""
+        lock = FileLock(path, thread_local=False)
+        lock.acquire()
+
+        def take_over() -> None:
+            lock.release()
+            lock.acquire()
+
+        thread = threading.Thread(target=take_over)
+        thread.start()
+        thread.join(BOUND)
+        helper = threading.Thread(target=lambda: (until_blocked(path), lock.release()))
+        helper.start()
+        FileLock(path).acquire()
+        helper.join(BOUND)
 
     def test_not_another_file_of_the_same_name(self, path: Path) -> None:
         with FileLock(path), holder(path.parent / "b.lock") as other:
