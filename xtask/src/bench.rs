@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::python::Environment;
 use crate::step::{self, cargo, command};
 
-const START: &str = "<!-- bench:start -->";
-const END: &str = "<!-- bench:end -->";
+/// Between which tables stand.
+type Markers = (&'static str, &'static str);
+
+const MARKERS: Markers = ("<!-- bench:start -->", "<!-- bench:end -->");
+const PYTHON_MARKERS: Markers = ("<!-- python-bench:start -->", "<!-- python-bench:end -->");
 
 /// What docs/benchmarks.md is before its first table.
 const NEW_PAGE: &str = "# Benchmarks
@@ -62,8 +66,27 @@ pub(crate) fn run(quick: bool, only: Option<Part>) -> Result<()> {
     if !page.exists() {
         fs::write(&page, NEW_PAGE).with_context(|| format!("cannot write {}", page.display()))?;
     }
-    put_between_markers(&page, &everything)?;
-    put_between_markers(&step::root().join("README.md"), &summary)
+    put_between(&page, MARKERS, &everything)?;
+    put_between(&step::root().join("README.md"), MARKERS, &summary)
+}
+
+/// Measures the Python package beside its peers.
+pub(crate) fn run_python(quick: bool) -> Result<()> {
+    let environment = Environment::prepare()?.context("there is no Python to measure")?;
+    let tables = environment.bench(quick)?;
+    let everything = format!("{}\n\n{tables}", machine());
+    if quick {
+        eprintln!("\n{everything}");
+        return Ok(());
+    }
+    put_between(&step::root().join("docs/benchmarks.md"), PYTHON_MARKERS, &everything)?;
+    put_between(&step::root().join("README.md"), PYTHON_MARKERS, &summary_of(&everything))
+}
+
+/// Returns what the README has of the tables: the first of them.
+fn summary_of(tables: &str) -> String {
+    let end = tables.find("<!-- end of summary -->").unwrap_or(tables.len());
+    tables[..end].trim().to_owned()
 }
 
 /// Runs the criterion bench several times over and returns the table of all its rounds.
@@ -120,9 +143,10 @@ fn machine() -> String {
 
 /// Replaces what stands between the markers of `file`. A file without markers, or no file at all, does not
 /// want the tables and is left alone.
-fn put_between_markers(file: &Path, text: &str) -> Result<()> {
-    let Some(new) = fs::read_to_string(file).ok().and_then(|old| spliced(&old, text)) else {
-        eprintln!("no {START} … {END} in {}: left alone", file.display());
+fn put_between(file: &Path, (start, end): Markers, text: &str) -> Result<()> {
+    let old = fs::read_to_string(file).ok();
+    let Some(new) = old.and_then(|old| spliced(&old, (start, end), text)) else {
+        eprintln!("no {start} … {end} in {}: left alone", file.display());
         return Ok(());
     };
     fs::write(file, new).with_context(|| format!("cannot write {}", file.display()))?;
@@ -130,10 +154,10 @@ fn put_between_markers(file: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn spliced(old: &str, text: &str) -> Option<String> {
-    let (before, rest) = old.split_once(START)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{START}\n\n{}\n\n{END}{after}", text.trim()))
+fn spliced(old: &str, (start, end): Markers, text: &str) -> Option<String> {
+    let (before, rest) = old.split_once(start)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{start}\n\n{}\n\n{end}{after}", text.trim()))
 }
 
 #[cfg(test)]
@@ -142,10 +166,13 @@ mod tests {
 
     #[test]
     fn tables_replace_only_what_stands_between_the_markers() {
-        let first = spliced(&format!("a\n{START}\n{END}\nb\n"), "| x |\n").expect("markers");
-        assert_eq!(first, format!("a\n{START}\n\n| x |\n\n{END}\nb\n"));
-        let second = spliced(&first, "| y |\n").expect("markers");
-        assert_eq!(second, format!("a\n{START}\n\n| y |\n\n{END}\nb\n"));
-        assert_eq!(spliced("no markers", "x"), None);
+        let (start, end) = MARKERS;
+        let first =
+            spliced(&format!("a\n{start}\n{end}\nb\n"), MARKERS, "| x |\n").expect("markers");
+        assert_eq!(first, format!("a\n{start}\n\n| x |\n\n{end}\nb\n"));
+        let second = spliced(&first, MARKERS, "| y |\n").expect("markers");
+        assert_eq!(second, format!("a\n{start}\n\n| y |\n\n{end}\nb\n"));
+        assert_eq!(spliced("no markers", MARKERS, "x"), None);
+        assert_eq!(spliced(&second, PYTHON_MARKERS, "x"), None);
     }
 }

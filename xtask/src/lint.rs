@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 
+use crate::python::Environment;
 use crate::step::{self, cargo, command, works};
 
 pub(crate) fn run() -> Result<()> {
@@ -22,7 +23,10 @@ pub(crate) fn run() -> Result<()> {
         doc.env("RUSTDOCFLAGS", "-D warnings");
         step::run(doc)?;
     }
-    Ok(())
+    match Environment::prepare()? {
+        Some(python) => python.lint(),
+        None => Ok(()),
+    }
 }
 
 /// Makes sure of a cargo subcommand that rustup's minimal profile leaves out.

@@ -8,6 +8,7 @@ mod bench;
 mod lint;
 mod man;
 mod prepare;
+mod python;
 mod soak;
 mod step;
 mod test;
@@ -30,6 +31,9 @@ enum Chore {
     Lint,
     /// Run every test
     Test {
+        /// Only the tests of the Python package
+        #[arg(long)]
+        python: bool,
         /// Given to the test runner: a filter, for one. Only the tests it names run then
         #[arg(last = true)]
         runner_args: Vec<String>,
@@ -52,6 +56,9 @@ enum Chore {
         /// Seconds instead of minutes; prints the tables and writes nothing
         #[arg(long)]
         quick: bool,
+        /// Only the Python package, beside its peers; writes its tables
+        #[arg(long, conflicts_with = "only")]
+        python: bool,
         /// Only this; prints its tables and writes nothing
         only: Option<bench::Part>,
     },
@@ -60,10 +67,11 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Lint => lint::run(),
-        Chore::Test { runner_args } => test::run(&runner_args),
+        Chore::Test { python, runner_args } => test::run(python, &runner_args),
         Chore::Man { out } => man::run(out),
         Chore::Soak { rounds, filter } => soak::run(rounds, filter.as_deref()),
-        Chore::Bench { quick, only } => bench::run(quick, only),
+        Chore::Bench { quick, python: true, .. } => bench::run_python(quick),
+        Chore::Bench { quick, only, .. } => bench::run(quick, only),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,7 +18,7 @@ pub(crate) fn run() {
         if works(command(program, probe)) {
             continue;
         }
-        let installed = is_root() && install(package);
+        let installed = may_install() && install(package);
         if !installed {
             eprintln!(
                 "xtask: {program} is missing: some tests are skipped; apt-get install {package}"
@@ -27,7 +27,8 @@ pub(crate) fn run() {
     }
 }
 
-fn install(package: &str) -> bool {
+/// Installs a Debian package; returns whether that worked.
+pub(crate) fn install(package: &str) -> bool {
     let attempt = || {
         let mut install = command("apt-get", "install --yes --no-install-recommends");
         install.arg(package).env("DEBIAN_FRONTEND", "noninteractive");
@@ -37,7 +38,7 @@ fn install(package: &str) -> bool {
     attempt() || step::run(command("apt-get", "update")).is_ok() && attempt()
 }
 
-fn is_root() -> bool {
+pub(crate) fn may_install() -> bool {
     // The real user, then the effective one.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();

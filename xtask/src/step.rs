@@ -81,7 +81,8 @@ pub(crate) fn has_nextest() -> bool {
 fn show(step: &Command) -> String {
     let mut line = String::new();
     for (name, value) in step.get_envs() {
-        let value = value.unwrap_or_default().to_string_lossy();
+        // What is taken away is seldom there.
+        let Some(value) = value.map(OsStr::to_string_lossy) else { continue };
         let _ = write!(line, "{}={} ", name.to_string_lossy(), quoted(&value));
     }
     // The full path of cargo tells nobody anything.

@@ -9,9 +9,13 @@ use anyhow::{Context, Result};
 
 use crate::man;
 use crate::prepare;
+use crate::python::Environment;
 use crate::step::{self, cargo, has_nextest};
 
-pub(crate) fn run(runner_args: &[String]) -> Result<()> {
+pub(crate) fn run(python: bool, runner_args: &[String]) -> Result<()> {
+    if python {
+        return python_tests(runner_args);
+    }
     prepare::run();
     if !runner_args.is_empty() {
         let mut narrowed = all_tests();
@@ -29,7 +33,15 @@ pub(crate) fn run(runner_args: &[String]) -> Result<()> {
     step::run(cargo("build --package lockmgr --examples"))?;
     step::run(cargo("test --doc --package lockmgr --all-features"))?;
     step::run(library_with_all_features())?;
+    python_tests(&[])?;
     step::run(all_tests())
+}
+
+fn python_tests(arguments: &[String]) -> Result<()> {
+    match Environment::prepare()? {
+        Some(python) => python.test(arguments),
+        None => Ok(()),
+    }
 }
 
 /// Returns the run of all tests in the default members, with the features they are shipped with.

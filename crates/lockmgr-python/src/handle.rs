@@ -1,13 +1,13 @@
 //! A lock file to acquire: what the Python classes are made of.
 
-use lockmgr::FileLock;
+use lockmgr::{FileLock, OwnedFileLockGuard};
 use pyo3::prelude::*;
 
 use crate::error::path_to_python;
 use crate::hold::{Guard, Hold};
 use crate::look;
 use crate::options::{Options, mode, patience};
-use crate::wait::{self, Wait};
+use crate::wait::{self, Pace, Wait};
 
 /// A lock file that holds are acquired on, each an object of its own.
 ///
@@ -15,7 +15,7 @@ use crate::wait::{self, Wait};
 #[pyclass(frozen, module = "lockmgr._lockmgr", weakref)]
 pub(crate) struct Handle {
     lock: FileLock,
-    sleeps: bool,
+    pace: Pace,
 }
 
 #[pymethods]
@@ -61,7 +61,7 @@ impl Handle {
             deadlock: deadlock.to_owned(),
             system,
         };
-        Ok(Self { lock: options.open(py, lock)?.0, sleeps: durable })
+        Ok(Self { lock: options.open(py, lock)?.0, pace: Pace::new(durable || remove) })
     }
 
     /// The lock file, absolute.
@@ -73,29 +73,23 @@ impl Handle {
     /// One attempt: a Hold, or None if the lock is busy.
     #[pyo3(signature = (*, shared = false))]
     fn try_acquire(&self, py: Python<'_>, shared: bool) -> PyResult<Option<Hold>> {
-        let guard = wait::attempt(py, &self.lock, mode(shared), false, self.sleeps)?;
-        Ok(guard.ok().map(|guard| Hold::new(Guard::Lock(guard))))
+        let guard = wait::attempt(py, &self.lock, mode(shared), false, &self.pace)?;
+        Ok(guard.ok().map(|guard| self.hold(guard)))
     }
 
     /// Acquires, asleep in the kernel if need be, for at most timeout seconds; None is however long it
     /// takes, and 0 one attempt. Raises Timeout.
     #[pyo3(signature = (timeout = None, *, shared = false))]
     fn acquire(&self, py: Python<'_>, timeout: Option<f64>, shared: bool) -> PyResult<Hold> {
-        let guard = wait::acquire(
-            py,
-            &self.lock,
-            mode(shared),
-            patience(timeout)?,
-            self.sleeps,
-            || Ok(()),
-        )?;
-        Ok(Hold::new(Guard::Lock(guard)))
+        let guard =
+            wait::acquire(py, &self.lock, mode(shared), patience(timeout)?, &self.pace, || Ok(()))?;
+        Ok(self.hold(guard))
     }
 
     /// Begins to wait without blocking: a Wait, which tells by its descriptor when to poll it.
     #[pyo3(signature = (timeout = None, *, shared = false))]
     fn wait(&self, timeout: Option<f64>, shared: bool) -> PyResult<Wait> {
-        Wait::for_lock(&self.lock, mode(shared), patience(timeout)?)
+        Wait::for_lock(&self.lock, mode(shared), patience(timeout)?, self.pace.is_slow())
     }
 
     /// Who holds the lock, according to the kernel: a list of Holder.
@@ -106,5 +100,11 @@ impl Handle {
     /// Who is blocked on the lock, according to the kernel: a list of Waiter.
     fn waiters<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         look::waiters(py, &self.lock)
+    }
+}
+
+impl Handle {
+    fn hold(&self, guard: OwnedFileLockGuard) -> Hold {
+        Hold::new(Guard::Lock(guard), self.pace.is_slow())
     }
 }

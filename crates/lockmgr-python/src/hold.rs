@@ -42,11 +42,13 @@ impl Guard {
 #[pyclass(frozen, module = "lockmgr._lockmgr", weakref)]
 pub(crate) struct Hold {
     guard: Mutex<Option<Guard>>,
+    /// Its release may take its time, and is done without the GIL.
+    slow: bool,
 }
 
 impl Hold {
-    pub(crate) fn new(guard: Guard) -> Self {
-        Self { guard: Mutex::new(Some(guard)) }
+    pub(crate) fn new(guard: Guard, slow: bool) -> Self {
+        Self { guard: Mutex::new(Some(guard)), slow }
     }
 
     fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
@@ -90,12 +92,16 @@ impl Hold {
     #[pyo3(signature = (*, check = false))]
     fn release(&self, py: Python<'_>, check: bool) -> PyResult<()> {
         let Some(guard) = self.take() else { return Ok(()) };
-        if check && guard.is_held() {
-            guard.unlock().map_err(|error| exception(py, error, After::Attempt))
-        } else {
-            drop(guard);
-            Ok(())
-        }
+        let release = || {
+            if check && guard.is_held() {
+                guard.unlock()
+            } else {
+                drop(guard);
+                Ok(())
+            }
+        };
+        let outcome = if self.slow { py.detach(release) } else { release() };
+        outcome.map_err(|error| exception(py, error, After::Attempt))
     }
 
     /// The descriptor of the lock file. Do not unlock or close it.
@@ -159,8 +165,8 @@ impl Hold {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
-        drop(self.take());
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.release(py, false)
     }
 
     /// The slots of a semaphore that are held, counted from 0.

@@ -7,8 +7,12 @@
 //!   that is left, unless the handler raised.
 //! - Under asyncio and the like nothing sleeps but a thread of the library, which never touches Python:
 //!   it writes an eventfd ([`wait::Wait`]).
-//! - Every class is frozen. No mutex of this crate is held while Python code may run or the GIL is
+//! - Every class is frozen, and none has run under a free-threaded interpreter yet, which is therefore told
+//!   to keep its GIL. No mutex of this crate is held while Python code may run or the GIL is
 //!   released, so that a forked child finds all of them free.
+
+#![expect(clippy::doc_markdown, reason = "what is seen by Python's help() is written for it")]
+#![expect(clippy::needless_pass_by_value, reason = "arguments from Python are the function's own")]
 
 mod error;
 mod filelock;
@@ -26,7 +30,7 @@ mod wait;
 use pyo3::prelude::*;
 
 /// The native half of `lockmgr`. Import from there.
-#[pymodule]
+#[pymodule(gil_used = true)]
 mod _lockmgr {
     #[pymodule_export]
     use super::error::Obstacle;

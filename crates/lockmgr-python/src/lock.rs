@@ -17,7 +17,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::error::{After, deadlock, exception, path_to_python};
 use crate::hold::{Guard, Hold};
 use crate::options::{self, Options, Patience, mode, patience};
-use crate::wait::{self, Wait};
+use crate::wait::{self, Pace, Wait};
 use crate::{log, look, owner};
 
 /// What the holds of a lock are counted in, apart from the Python object.
@@ -100,6 +100,7 @@ pub(crate) struct BaseLock {
     by_default_shared: bool,
     reentrant: bool,
     patience: Patience,
+    pace: Pace,
 }
 
 #[pymethods]
@@ -157,6 +158,7 @@ impl BaseLock {
             by_default_shared: shared,
             reentrant,
             patience: patience(timeout)?,
+            pace: Pace::new(durable || remove),
         })
     }
 
@@ -209,7 +211,7 @@ impl BaseLock {
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         let Some(held) = self.pop(py)? else { return Ok(()) };
         let shared = held.guard.mode() == Mode::Shared;
-        let outcome = held.guard.unlock();
+        let outcome = self.pace.run(py, || held.guard.unlock());
         log::released(py, self.lock(), shared)?;
         outcome.map_err(|error| exception(py, error, After::Attempt))
     }
@@ -308,7 +310,7 @@ impl BaseLock {
             return Ok(None);
         }
         let in_turn = patience != Patience::Now;
-        match wait::attempt(py, self.lock(), mode, in_turn, self.options.durable)? {
+        match wait::attempt(py, self.lock(), mode, in_turn, &self.pace)? {
             Ok(guard) => {
                 self.push(py, guard, task, scoped)?;
                 Ok(None)
@@ -326,7 +328,7 @@ impl BaseLock {
                 if own {
                     return Err(deadlock(py, self.lock(), "task"));
                 }
-                Wait::for_lock(self.lock(), mode, patience).map(Some)
+                Wait::for_lock(self.lock(), mode, patience, self.pace.is_slow()).map(Some)
             }
         }
     }
@@ -357,6 +359,11 @@ impl BaseLock {
         &self.shared.lock
     }
 
+    /// Whether even a free one takes its time.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.pace.is_slow()
+    }
+
     /// Whether it is acquired shared unless told otherwise.
     pub(crate) fn is_shared(&self) -> bool {
         self.by_default_shared
@@ -378,8 +385,7 @@ impl BaseLock {
             None
         };
         let refuse_own = || self.refuse_own_thread(py, mode);
-        let guard =
-            wait::acquire(py, self.lock(), mode, patience, self.options.durable, refuse_own)?;
+        let guard = wait::acquire(py, self.lock(), mode, patience, &self.pace, refuse_own)?;
         self.push(py, guard, task, scoped)
     }
 
@@ -428,7 +434,12 @@ impl BaseLock {
         if scoped && !of_task {
             owner::enter(&self.shared);
         }
-        log::acquired(py, self.lock(), shared)
+        let told = log::acquired(py, self.lock(), shared);
+        if told.is_err() {
+            // A signal's handler has raised while the record was made: nobody knows of this hold.
+            drop(self.pop(py)?);
+        }
+        told
     }
 
     /// The end of a `with`.
@@ -440,7 +451,7 @@ impl BaseLock {
     fn drop_quietly(&self, py: Python<'_>, held: Option<Held>) -> PyResult<()> {
         let Some(held) = held else { return Ok(()) };
         let shared = held.guard.mode() == Mode::Shared;
-        drop(held);
+        self.pace.run(py, || drop(held.guard));
         log::released(py, self.lock(), shared)
     }
 

@@ -20,12 +20,13 @@ struct Logger {
 
 static LOGGER: PyOnceLock<Logger> = PyOnceLock::new();
 
+static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+
 /// Returns the logger; None while nobody has imported `logging`, for then nobody listens.
 fn logger(py: Python<'_>) -> PyResult<Option<&'static Logger>> {
     if let Some(logger) = LOGGER.get(py) {
         return Ok(Some(logger));
     }
-    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     let modules = MODULES.get_or_try_init(py, || {
         PyResult::Ok(py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind())
     })?;
@@ -76,8 +77,8 @@ pub(crate) fn while_waiting<T>(
     mechanism: lockmgr::Mechanism,
     wait: impl FnOnce() -> PyResult<T>,
 ) -> PyResult<T> {
-    let (Some(path), Some(_)) = (path, listening(py, INFO)?) else { return wait() };
     static BEGIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let (Some(path), Some(_)) = (path, listening(py, INFO)?) else { return wait() };
     let begin = BEGIN.import(py, "lockmgr._log", "begin")?;
     let notice = begin.call1((path_to_python(py, path)?, mechanism.to_string()))?;
     let outcome = wait();

@@ -199,7 +199,7 @@ impl Patience {
 pub(crate) fn patience(timeout: Option<f64>) -> PyResult<Patience> {
     match timeout {
         None => Ok(Patience::Forever),
-        Some(seconds) if seconds == 0.0 => Ok(Patience::Now),
+        Some(0.0) => Ok(Patience::Now),
         // What Duration cannot hold is longer than anybody lives.
         Some(seconds) if seconds > 0.0 => {
             Ok(Duration::try_from_secs_f64(seconds).map_or(Patience::Forever, Patience::For))

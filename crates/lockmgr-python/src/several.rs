@@ -82,7 +82,7 @@ impl SlotsHandle {
                         .wait()
                     })
                 })?;
-                Ok(Hold::new(Guard::Slots(guard)))
+                Ok(Hold::new(Guard::Slots(guard), false))
             }
         }
     }
@@ -102,7 +102,7 @@ impl SlotsHandle {
             None => acquire,
         }
         .into_future();
-        Wait::new(Box::pin(async move { future.await.map(Guard::Slots) }))
+        Wait::new(Box::pin(async move { future.await.map(Guard::Slots) }), false)
     }
 }
 
@@ -117,7 +117,7 @@ impl SlotsHandle {
         let outcome =
             if patience == Patience::Now { acquire.try_now() } else { acquire.try_in_turn() };
         match outcome {
-            Ok(guard) => Ok(Ok(Hold::new(Guard::Slots(guard)))),
+            Ok(guard) => Ok(Ok(Hold::new(Guard::Slots(guard), false))),
             Err(error) if error.is_contended() => Ok(Err(error)),
             Err(error) => Err(exception(py, error, After::Attempt)),
         }
@@ -128,6 +128,8 @@ impl SlotsHandle {
 #[pyclass(frozen, module = "lockmgr._lockmgr")]
 pub(crate) struct SetHandle {
     set: LockSet,
+    /// One of them, at least, takes its time.
+    slow: bool,
 }
 
 #[pymethods]
@@ -140,7 +142,8 @@ impl SetHandle {
             let mode = if lock.is_shared() { Mode::Shared } else { Mode::Exclusive };
             (lock.lock().clone(), mode)
         });
-        Self { set: members.collect() }
+        let slow = locks.iter().any(|lock| lock.get().is_slow());
+        Self { set: members.collect(), slow }
     }
 
     /// Acquires all the locks or none, asleep if need be.
@@ -162,7 +165,7 @@ impl SetHandle {
                         .wait_owned()
                     })
                 })?;
-                Ok(Hold::new(Guard::Set(guard)))
+                Ok(Hold::new(Guard::Set(guard), self.slow))
             }
         }
     }
@@ -181,14 +184,15 @@ impl SetHandle {
             None => acquire,
         }
         .into_future();
-        Wait::new(Box::pin(async move { future.await.map(Guard::Set) }))
+        Wait::new(Box::pin(async move { future.await.map(Guard::Set) }), self.slow)
     }
 }
 
 impl SetHandle {
     fn attempt(&self, py: Python<'_>) -> PyResult<Result<Hold, lockmgr::Error>> {
-        match self.set.acquire().try_now_owned() {
-            Ok(guard) => Ok(Ok(Hold::new(Guard::Set(guard)))),
+        let attempt = || self.set.acquire().try_now_owned();
+        match if self.slow { py.detach(attempt) } else { attempt() } {
+            Ok(guard) => Ok(Ok(Hold::new(Guard::Set(guard), self.slow))),
             Err(error) if error.is_contended() => Ok(Err(error)),
             Err(error) => Err(exception(py, error, After::Attempt)),
         }

@@ -10,6 +10,7 @@ use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -25,21 +26,54 @@ use crate::log;
 use crate::options::Patience;
 use crate::shutdown;
 
+/// Whether it takes its time even to acquire a lock that is free, or to release it. Then it is done without
+/// the GIL.
+pub(crate) struct Pace {
+    slow: AtomicBool,
+    known: AtomicBool,
+}
+
+impl Pace {
+    /// Of a lock that was never acquired. Where its file is created each time, or waits for its disk, it is
+    /// always slow.
+    pub(crate) fn new(always_slow: bool) -> Self {
+        Self { slow: AtomicBool::new(true), known: AtomicBool::new(always_slow) }
+    }
+
+    /// The first acquisition opens the file, and tells on what kind of filesystem it lies.
+    fn learn(&self, guard: &OwnedFileLockGuard) {
+        if !self.known.swap(true, Ordering::Relaxed) {
+            self.slow.store(guard.is_remote(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    /// Runs something about the lock, without the GIL if it may take its time.
+    pub(crate) fn run<T: Send>(&self, py: Python<'_>, what: impl FnOnce() -> T + Send) -> T {
+        if self.is_slow() { py.detach(what) } else { what() }
+    }
+}
+
 /// One attempt. `Ok(Err(…))` when somebody has the lock.
 ///
-/// `in_turn` is for who is going to wait: through a fair lock such an attempt overtakes nobody. `sleeps` says that even an attempt takes its time, as where a record is to be on its disk.
+/// `in_turn` is for who is going to wait: through a fair lock such an attempt overtakes nobody.
 pub(crate) fn attempt(
     py: Python<'_>,
     lock: &FileLock,
     mode: Mode,
     in_turn: bool,
-    sleeps: bool,
+    pace: &Pace,
 ) -> PyResult<Result<OwnedFileLockGuard, Error>> {
     let attempt = lock.acquire().mode(mode);
     let attempt = || if in_turn { attempt.try_in_turn_owned() } else { attempt.try_now_owned() };
-    let outcome = if sleeps { py.detach(attempt) } else { attempt() };
-    match outcome {
-        Ok(guard) => Ok(Ok(guard)),
+    match pace.run(py, attempt) {
+        Ok(guard) => {
+            pace.learn(&guard);
+            Ok(Ok(guard))
+        }
         Err(error) if error.is_contended() => Ok(Err(error)),
         Err(error) => Err(exception(py, error, After::Attempt)),
     }
@@ -51,10 +85,10 @@ pub(crate) fn acquire(
     lock: &FileLock,
     mode: Mode,
     patience: Patience,
-    sleeps: bool,
+    pace: &Pace,
     before_sleep: impl FnOnce() -> PyResult<()>,
 ) -> PyResult<OwnedFileLockGuard> {
-    match attempt(py, lock, mode, patience != Patience::Now, sleeps)? {
+    match attempt(py, lock, mode, patience != Patience::Now, pace)? {
         Ok(guard) => return Ok(guard),
         Err(busy) if patience == Patience::Now => {
             return Err(exception(py, busy, After::Attempt));
@@ -109,6 +143,7 @@ pub(crate) fn sleep<T: Send>(
 }
 
 /// Runs Python's handlers for signals that have come, if this thread is the one that does that.
+#[expect(clippy::redundant_closure_for_method_calls, reason = "the method is not general enough")]
 fn check_signals() -> PyResult<()> {
     if shutdown::has_begun_for_this_thread() {
         Ok(())
@@ -126,6 +161,8 @@ type Waiting = Pin<Box<dyn Future<Output = Result<Guard, Error>> + Send>>;
 #[pyclass(frozen, module = "lockmgr._lockmgr", weakref)]
 pub(crate) struct Wait {
     waiting: Mutex<Option<Waiting>>,
+    /// The release of what it gets may take its time.
+    slow: bool,
     bell: Arc<Bell>,
 }
 
@@ -146,22 +183,27 @@ impl Wake for Bell {
 }
 
 impl Wait {
-    pub(crate) fn new(waiting: Waiting) -> PyResult<Self> {
+    pub(crate) fn new(waiting: Waiting, slow: bool) -> PyResult<Self> {
         let eventfd =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| {
                 PyOSError::new_err((errno.raw_os_error(), "cannot make an eventfd"))
             })?;
-        Ok(Self { waiting: Mutex::new(Some(waiting)), bell: Arc::new(Bell { eventfd }) })
+        Ok(Self { waiting: Mutex::new(Some(waiting)), slow, bell: Arc::new(Bell { eventfd }) })
     }
 
-    pub(crate) fn for_lock(lock: &FileLock, mode: Mode, patience: Patience) -> PyResult<Self> {
+    pub(crate) fn for_lock(
+        lock: &FileLock,
+        mode: Mode,
+        patience: Patience,
+        slow: bool,
+    ) -> PyResult<Self> {
         let acquire = lock.acquire().mode(mode);
         let future = match patience.deadline() {
             Some(deadline) => acquire.deadline(deadline),
             None => acquire,
         }
         .into_future();
-        Self::new(Box::pin(async move { future.await.map(Guard::Lock) }))
+        Self::new(Box::pin(async move { future.await.map(Guard::Lock) }), slow)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
@@ -194,8 +236,9 @@ impl Wait {
                 drop(place);
                 drop(over);
                 match outcome {
-                    Ok(guard) => Ok(Some(Hold::new(guard))),
-                    Err(error) => Err(exception(py, error, After::Wait)),
+                    Ok(guard) => Ok(Some(Hold::new(guard, self.slow))),
+                    // Not looked for at once: that would block the loop.
+                    Err(error) => Err(exception(py, error, After::Attempt)),
                 }
             }
         }

@@ -140,7 +140,8 @@ def threads_named(name: str) -> list[int]:
         try:
             if (task / "comm").read_text().strip() == name:
                 found.append(int(task.name))
-        except FileNotFoundError:
+        # It ends just now.
+        except (FileNotFoundError, ProcessLookupError):
             pass
     return found
 

@@ -138,6 +138,13 @@ macro_rules! guard_methods {
                 self.hold.still_current()
             }
 
+            /// Returns whether the lock file lies on a filesystem that other machines may share. There even
+            /// a lock that is free, and a look at the path, can take a trip over the network.
+            #[must_use]
+            pub fn is_remote(&self) -> bool {
+                self.hold.is_remote()
+            }
+
             /// Releases the lock and tells what dropping would keep to itself.
             ///
             /// # Errors

@@ -86,6 +86,10 @@ impl Hold {
         self.description.file().file()
     }
 
+    pub(crate) fn is_remote(&self) -> bool {
+        file::is_shared_with_other_machines(self.description.file())
+    }
+
     pub(crate) fn is_held(&self) -> bool {
         self.live && self.generation == fork::generation()
     }

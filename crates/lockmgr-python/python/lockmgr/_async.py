@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,11 +71,11 @@ async def _under_trio(wait: Wait) -> Hold:
             return hold
 
 
-def current_task() -> object | None:
+def current_task() -> Any:
     """Returns the task of asyncio or trio that runs in this thread."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
-        return cast("object", asyncio.current_task())
+        return asyncio.current_task()
     return _trio_task()
 
 

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
     from ._lockmgr import Obstacle
 
 
+def shown(path: Any) -> str:
+    """Returns a path as it may be shown: on one line, without what a terminal would act on."""
+    text = os.fsdecode(path)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 class LockError(OSError):
     """Something is wrong with a lock: its file was replaced during the hold, a hold was lost, …"""
 
@@ -31,11 +37,13 @@ class Timeout(LockError, TimeoutError):
     ``str()`` names who holds it.
     """
 
-    def __init__(self, lock_file: str | os.PathLike[str], obstacle: Obstacle | None = None) -> None:
+    def __init__(self, lock_file: str | os.PathLike[str], holder: Obstacle | str | None = None) -> None:
         super().__init__()
         self._lock_file = os.fspath(lock_file)
-        self._obstacle = obstacle
+        self._obstacle = None if isinstance(holder, str) else holder
         self._text: str | None = None
+        if isinstance(holder, str):
+            self._text = f"{shown(self._lock_file)}: the lock is busy, held by {holder}"
         self._holders: tuple[Holder, ...] | None = None
 
     @property
@@ -53,7 +61,7 @@ class Timeout(LockError, TimeoutError):
     def __str__(self) -> str:
         if self._text is None:
             if self._obstacle is None:
-                self._text = f"{self._lock_file}: the lock is busy"
+                self._text = f"{shown(self._lock_file)}: the lock is busy"
             else:
                 self._text = self._obstacle.describe()
         return self._text
@@ -62,5 +70,6 @@ class Timeout(LockError, TimeoutError):
         return f"{type(self).__name__}({self._lock_file!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"_text": str(self), "_holders": self.holders}
+        # With whatever was put on it; but the kernel is asked here and now.
+        state = {**vars(self), "_obstacle": None, "_text": str(self), "_holders": self.holders}
         return type(self), (self._lock_file,), state

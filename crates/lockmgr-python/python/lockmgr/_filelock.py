@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import fcntl
-import functools
 import math
 import os
-import sys
 import threading
 import warnings
 import weakref
@@ -16,16 +15,17 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypedDict, TypeVar
 
+from ._errors import shown
 from ._lockmgr import FileLockBase
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
 ContextErrorPolicy = Literal["chain", "group"]
 CloseErrorPolicy = Literal["default", "raise", "suppress"]
 
 _L = TypeVar("_L")
-_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class LockOptions(TypedDict, total=False):
@@ -91,11 +91,14 @@ class AcquireReturnProxy(Generic[_L]):
 
 def both_failed(body: BaseException, release: BaseException, group: bool) -> BaseException:
     """Returns the exception of a `with` whose body and whose release have failed."""
-    if group and sys.version_info >= (3, 11):
+    # Python 3.10 has none.
+    exception_group = getattr(builtins, "BaseExceptionGroup", None)
+    if group and exception_group is not None:
         text = "the body of the with statement failed, and so did the release of its lock"
         # Side by side, not one because of the other.
         release.__context__ = None
-        return BaseExceptionGroup(text, [body, release])
+        together: BaseException = exception_group(text, [body, release])
+        return together
     release.__context__ = body
     return release
 
@@ -122,7 +125,7 @@ os.register_at_fork(after_in_child=registry.forget_parent)
 
 def place_of(lock_file: str | bytes | os.PathLike[Any]) -> Any:
     """Returns what all spellings of a lock file have in common. A link at the end is another file."""
-    path = os.path.abspath(os.fspath(lock_file))
+    path: Any = os.path.abspath(os.fspath(lock_file))
     directory, name = os.path.split(path)
     return os.path.join(os.path.realpath(directory), name)
 
@@ -130,27 +133,29 @@ def place_of(lock_file: str | bytes | os.PathLike[Any]) -> Any:
 class FileLockMeta(ABCMeta):
     """Makes a lock, or finds the one that there is to be one of."""
 
-    def __call__(cls: type[_T], *args: Any, **options: Any) -> _T:  # type: ignore[misc]
-        assert isinstance(cls, FileLockMeta)
-        if not options:
-            return super().__call__(*args)  # type: ignore[no-any-return]
-        if not options.get("is_singleton", False):
-            return super().__call__(*args, **cls._understood(options))  # type: ignore[no-any-return]
-        if not args and "lock_file" not in options:
-            raise TypeError(f"{cls.__name__}() needs the path of the lock file")
-        given = cls._defaults() | dict(zip(_POSITIONAL, args[1:], strict=False)) | options
-        with registry.guard:
-            locks = registry.of(cls)
-            place = place_of(args[0] if args else options["lock_file"])
-            lock = locks.get(place)
-            if lock is None:
-                lock = super().__call__(*args, **cls._understood(options))
-                lock._is_singleton = True
-                lock._given = given
-                locks[place] = lock
-                return lock  # type: ignore[no-any-return]
-        cls._compare(lock, given)
-        return lock  # type: ignore[no-any-return]
+    # Types are checked by __init__.
+    if not TYPE_CHECKING:
+
+        def __call__(self, *args, **kwds):
+            if not kwds:
+                return super().__call__(*args)
+            if not kwds.get("is_singleton", False):
+                return super().__call__(*args, **self._understood(kwds))
+            if not args and "lock_file" not in kwds:
+                raise TypeError(f"{self.__name__}() needs the path of the lock file")
+            given = self._defaults() | dict(zip(_POSITIONAL, args[1:], strict=False)) | kwds
+            with registry.guard:
+                locks = registry.of(self)
+                place = place_of(args[0] if args else kwds["lock_file"])
+                lock = locks.get(place)
+                if lock is None:
+                    lock = super().__call__(*args, **self._understood(kwds))
+                    lock._is_singleton = True
+                    lock._given = given
+                    locks[place] = lock
+                    return lock
+            self._compare(lock, given)
+            return lock
 
     def _understood(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Leaves out what a subclass does not know of and what says nothing new."""
@@ -176,17 +181,23 @@ class FileLockMeta(ABCMeta):
             if there is not wanted and there != wanted:
                 different.append(f"{name} is {there!r} there and {wanted!r} here")
         if different:
-            text = f"{lock.lock_file}: the one lock for this file was made otherwise: "
+            text = f"{shown(lock.lock_file)}: the one lock for this file was made otherwise: "
             raise ValueError(text + "; ".join(different))
 
 
-@functools.lru_cache(maxsize=256)
-def _parameters(cls: type) -> tuple[frozenset[str], bool]:
-    import inspect  # Heavy, and rarely needed.
+_known: weakref.WeakKeyDictionary[type, tuple[frozenset[str], bool]] = weakref.WeakKeyDictionary()
 
-    parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-    return frozenset(one.name for one in parameters), takes_all
+
+def _parameters(cls: type) -> tuple[frozenset[str], bool]:
+    """Returns the parameters of the class's __init__, and whether it takes any other."""
+    found = _known.get(cls)
+    if found is None:
+        import inspect  # Heavy, and rarely needed.
+
+        parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+        found = _known[cls] = frozenset(one.name for one in parameters), takes_all
+    return found
 
 
 class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLockMeta):
@@ -252,7 +263,7 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
         if changed and cls.__exit__ is FileLockBase.__exit__:
             cls.__exit__ = _exit  # type: ignore[method-assign]
 
-    def __call__(self, func: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, func: _F) -> _F:
         """Decorates a function: each call is made under the lock."""
         import inspect  # Heavy, and rarely needed.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import _async
 from ._errors import Timeout
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._lockmgr import Hold, Wait
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _ASYNC_DEFAULTS: dict[str, Any] = {
     **_DEFAULTS,
@@ -235,7 +237,7 @@ class BaseAsyncFileLock(BaseFileLock):
     ) -> None:
         raise NotImplementedError(_SYNC)
 
-    def __call__(self, func: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    def __call__(self, func: _F) -> _F:
         """Decorates a coroutine function: each call is made under the lock."""
         import inspect  # Heavy, and rarely needed.
 
@@ -247,7 +249,7 @@ class BaseAsyncFileLock(BaseFileLock):
             async with self:
                 return await func(*args, **keywords)
 
-        return under_lock
+        return under_lock  # type: ignore[return-value]
 
 
 class AsyncFileLock(BaseAsyncFileLock):

@@ -1,9 +1,11 @@
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, final
 
 from typing_extensions import Self, disjoint_base
 
+from ._filelock import AcquireReturnProxy
 from ._inspect import Holder, LockInfo, Waiter
 
 _Lock: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -11,7 +13,20 @@ _Mechanism: TypeAlias = Literal["flock", "ofd", "posix"]
 _Deadlock: TypeAlias = Literal["ignore", "fail"]
 
 __version__: str
-__all__: list[str]
+__all__ = [
+    "Acquired",
+    "BaseLock",
+    "FileLockBase",
+    "Handle",
+    "Hold",
+    "Obstacle",
+    "SetHandle",
+    "SlotsHandle",
+    "Wait",
+    "__version__",
+    "holders_at",
+    "locks",
+]
 
 @final
 class Obstacle:
@@ -80,6 +95,70 @@ class Handle:
     def waiters(self) -> list[Waiter]: ...
 
 @disjoint_base
+class FileLockBase:
+    def __new__(cls, *_arguments: Any, **_keywords: Any) -> Self: ...
+    def _set_up(
+        self,
+        lock_file: str | bytes,
+        *,
+        timeout: float,
+        mode: int | None,
+        thread_local: bool,
+        blocking: bool,
+        poll_interval: float,
+        groups_errors: bool,
+        on_acquired: Callable[[int], None] | None,
+    ) -> None: ...
+    @property
+    def lock_file(self) -> str: ...
+    @property
+    def timeout(self) -> float: ...
+    @timeout.setter
+    def timeout(self, value: float) -> None: ...
+    @property
+    def blocking(self) -> bool: ...
+    @blocking.setter
+    def blocking(self, value: bool) -> None: ...
+    @property
+    def poll_interval(self) -> float: ...
+    @poll_interval.setter
+    def poll_interval(self, value: float) -> None: ...
+    @property
+    def on_acquired(self) -> Callable[[int], None] | None: ...
+    @property
+    def is_locked(self) -> bool: ...
+    @property
+    def lock_counter(self) -> int: ...
+    def is_thread_local(self) -> bool: ...
+    def acquire(
+        self,
+        timeout: float | None = None,
+        poll_interval: float | None = None,
+        *,
+        poll_intervall: float | None = None,
+        blocking: bool | None = None,
+        cancel_check: Callable[[], bool] | None = None,
+    ) -> AcquireReturnProxy[Self]: ...
+    def release(self, force: bool = False) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None: ...
+    def holders(self) -> list[Holder]: ...
+    def waiters(self) -> list[Waiter]: ...
+    @staticmethod
+    def _new_owner() -> int: ...
+    @staticmethod
+    def _this_thread() -> int: ...
+    def _begin(
+        self, owner: int, timeout: float | None, poll_interval: float | None, blocking: bool | None
+    ) -> Wait | None: ...
+    def _adopt(self, owner: int, hold: Hold) -> None: ...
+
+@disjoint_base
 class BaseLock:
     def __new__(
         cls,
@@ -127,9 +206,7 @@ class BaseLock:
         traceback: TracebackType | None = None,
         /,
     ) -> None: ...
-    def _begin(
-        self, timeout: float | None, shared: bool | None, task: object | None, scoped: bool
-    ) -> Wait | None: ...
+    def _begin(self, timeout: float | None, shared: bool | None, task: object | None, scoped: bool) -> Wait | None: ...
     def _adopt(self, hold: Hold, task: object | None, scoped: bool) -> None: ...
     def _leave(self, task: object | None) -> None: ...
 

@@ -11,12 +11,10 @@ from ._lock import Lock
 if TYPE_CHECKING:
     import subprocess
 
-    StrPath = str | os.PathLike[str]
-
 
 def run(
-    lock: Lock | StrPath,
-    args: StrPath | Sequence[StrPath],
+    lock: Lock | str | os.PathLike[str],
+    args: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     lock_timeout: float | None = None,
     **options: Any,

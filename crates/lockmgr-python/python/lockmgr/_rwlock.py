@@ -11,13 +11,13 @@ import contextlib
 import math
 import os
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from . import _async
-from ._errors import DeadlockError, UnsupportedError
+from ._errors import DeadlockError, UnsupportedError, shown
 from ._filelock import AcquireReturnProxy, place_of, registry
 from ._filelock_async import owner as this_task
 from ._lockmgr import FileLockBase, Handle
@@ -67,7 +67,7 @@ class _Core:
         if held.mode != mode:
             change = "upgraded" if mode == "write" else "downgraded"
             raise RuntimeError(
-                f"{self.lock_file}: already held to {held.mode}, and a hold cannot be {change}; release it first"
+                f"{shown(self.lock_file)}: already held to {held.mode}, and a hold cannot be {change}; release it first"
             )
         held.count += 1
         return True
@@ -79,7 +79,7 @@ class _Core:
         beside = self._beside(owner)
         if patience is None and beside is not None and "write" in (mode, beside.mode):
             raise DeadlockError(
-                f"{self.lock_file}: this thread or task holds the lock already, through another object, and "
+                f"{shown(self.lock_file)}: this thread or task holds the lock already, through another object, and "
                 "would wait for itself; release it first, or share one object"
             )
         if beside is None:
@@ -115,7 +115,7 @@ class _Core:
     def _go_without_gate(self) -> None:
         """There can be none on a network filesystem, and in a file that may not be written."""
         if not self.is_fair:
-            raise  # noqa: PLE0704  (what is being handled)
+            raise
         self.handle = Handle(Path(self.lock_file), fair=False)
         self.is_fair = False
 
@@ -147,7 +147,7 @@ class _Core:
         if held is None:
             if force:
                 return
-            raise RuntimeError(f"{self.lock_file}: cannot release a lock that is not held")
+            raise RuntimeError(f"{shown(self.lock_file)}: cannot release a lock that is not held")
         if held.count > 1 and not force:
             held.count -= 1
             return
@@ -159,7 +159,7 @@ class _Core:
         """A reader is as good as another; a writer's hold is its own."""
         for other, held in list(self.held.items()):
             if held.mode == "write":
-                raise RuntimeError(f"{self.lock_file}: cannot release what another thread or task holds")
+                raise RuntimeError(f"{shown(self.lock_file)}: cannot release what another thread or task holds")
             return other, held
         return owner, None
 
@@ -250,11 +250,11 @@ class _ReadWriteLock:
     def _check(self) -> None:
         if self._core.inherited:
             raise RuntimeError(
-                f"{type(self).__name__} for {self.lock_file} came here by a fork, and belongs to the "
+                f"{type(self).__name__} for {shown(self.lock_file)} came here by a fork, and belongs to the "
                 "parent process; make another one in the child"
             )
         if self._closed:
-            raise ValueError(f"the {type(self).__name__} for {self.lock_file} is closed")
+            raise ValueError(f"the {type(self).__name__} for {shown(self.lock_file)} is closed")
 
     def holders(self) -> list[Holder]:
         """Who holds the lock, according to the kernel."""
@@ -281,37 +281,35 @@ def _text(lock_file: str | os.PathLike[str]) -> str:
     return path
 
 
+def _one_of(
+    lock_file: Any, timeout: float = -1, *, blocking: bool = True, is_singleton: bool = True, **others: Any
+) -> tuple[Any, float, bool, bool]:
+    """Returns what it depends on which one it is."""
+    return lock_file, timeout, blocking, is_singleton
+
+
 class _OneForEach(type):
     """One ReadWriteLock for each lock file, unless somebody wants one of his own."""
 
-    def __call__(
-        cls,
-        lock_file: str | os.PathLike[str],
-        timeout: float = -1,
-        *,
-        blocking: bool = True,
-        is_singleton: bool = True,
-        **others: Any,
-    ) -> Any:
-        def make() -> Any:
-            return super(_OneForEach, cls).__call__(
-                lock_file, timeout, blocking=blocking, is_singleton=is_singleton, **others
-            )
+    # Types are checked by __init__.
+    if not TYPE_CHECKING:
 
-        if not is_singleton:
-            return make()
-        with registry.guard:
-            locks = registry.of(cls)
-            place = place_of(_text(lock_file))
-            lock = locks.get(place)
-            if lock is None or lock._closed:
-                lock = locks[place] = make()
-            elif (lock.timeout, lock.blocking) != (_seconds(timeout), blocking):
-                raise ValueError(
-                    f"{place}: the one lock for this file was made otherwise: timeout={lock.timeout}, "
-                    f"blocking={lock.blocking} there, and timeout={timeout}, blocking={blocking} here"
-                )
-            return lock
+        def __call__(self, *args, **kwds):
+            lock_file, timeout, blocking, is_singleton = _one_of(*args, **kwds)
+            if not is_singleton:
+                return super().__call__(*args, **kwds)
+            with registry.guard:
+                locks = registry.of(self)
+                place = place_of(_text(lock_file))
+                lock = locks.get(place)
+                if lock is None or lock._closed:
+                    lock = locks[place] = super().__call__(*args, **kwds)
+                elif (lock.timeout, lock.blocking) != (_seconds(timeout), blocking):
+                    raise ValueError(
+                        f"{shown(place)}: the one lock for this file was made otherwise: timeout={lock.timeout}, "
+                        f"blocking={lock.blocking} there, and timeout={timeout}, blocking={blocking} here"
+                    )
+                return lock
 
 
 class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
@@ -332,30 +330,22 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
     """
 
     @classmethod
-    def get_lock(
-        cls, lock_file: str | os.PathLike[str], timeout: float = -1, *, blocking: bool = True
-    ) -> Self:
+    def get_lock(cls, lock_file: str | os.PathLike[str], timeout: float = -1, *, blocking: bool = True) -> Self:
         """Returns the one lock for the lock file."""
         return cls(lock_file, timeout, blocking=blocking)
 
-    def _acquire(
-        self, mode: _Mode, timeout: float | None, blocking: bool | None
-    ) -> AcquireReturnProxy[Self]:
+    def _acquire(self, mode: _Mode, timeout: float | None, blocking: bool | None) -> AcquireReturnProxy[Self]:
         self._core.acquire(FileLockBase._this_thread(), mode, self._patience(timeout, blocking))
         return _ReleaseProxy(self)
 
-    def acquire_read(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AcquireReturnProxy[Self]:
+    def acquire_read(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """Acquires the lock together with other readers. None is what the lock was made with.
 
         Returns an object for `with`. Raises Timeout, and RuntimeError while this thread holds the lock to write.
         """
         return self._acquire("read", timeout, blocking)
 
-    def acquire_write(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AcquireReturnProxy[Self]:
+    def acquire_write(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """Acquires the lock alone. None is what the lock was made with.
 
         Returns an object for `with`. Raises Timeout, and RuntimeError while this thread holds the lock to read.
@@ -363,9 +353,7 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
         return self._acquire("write", timeout, blocking)
 
     @contextlib.contextmanager
-    def read_lock(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> Generator[None]:
+    def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> Generator[None]:
         """`with lock.read_lock():` together with other readers."""
         self.acquire_read(timeout, blocking=blocking)
         try:
@@ -374,9 +362,7 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
             self.release()
 
     @contextlib.contextmanager
-    def write_lock(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> Generator[None]:
+    def write_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> Generator[None]:
         """`with lock.write_lock():` alone."""
         self.acquire_write(timeout, blocking=blocking)
         try:
@@ -487,9 +473,7 @@ class AsyncReadWriteLock(_ReadWriteLock):
         return await self._acquire("write", timeout, blocking)
 
     @contextlib.asynccontextmanager
-    async def read_lock(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AsyncGenerator[None]:
+    async def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> AsyncGenerator[None]:
         """`async with lock.read_lock():` together with other readers."""
         await self.acquire_read(timeout, blocking=blocking)
         try:
@@ -498,9 +482,7 @@ class AsyncReadWriteLock(_ReadWriteLock):
             await self.release()
 
     @contextlib.asynccontextmanager
-    async def write_lock(
-        self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AsyncGenerator[None]:
+    async def write_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> AsyncGenerator[None]:
         """`async with lock.write_lock():` alone."""
         await self.acquire_write(timeout, blocking=blocking)
         try:

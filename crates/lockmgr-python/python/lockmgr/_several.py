@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ._lockmgr import Wait
     from ._lock import Lock
+    from ._lockmgr import Wait
 
 
 class _Several:

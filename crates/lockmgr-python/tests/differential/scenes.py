@@ -20,13 +20,38 @@ from stage import Stage, scene
 @scene
 def names(stage: Stage) -> None:
     """What can be imported."""
-    for name in (
-        "AcquireReturnProxy AsyncAcquireReadWriteReturnProxy AsyncAcquireReturnProxy AsyncFileLock AsyncReadWriteLock "
-        "AsyncSoftFileLease AsyncSoftFileLock AsyncSoftReadWriteLock AsyncStrictSoftFileLock AsyncUnixFileLock "
-        "AsyncWindowsFileLock BaseAsyncFileLock BaseFileLock CloseErrorPolicy ContextErrorPolicy FileLock LockOptions "
-        "MarkerSoftFileLock ReadWriteLock SoftFileLease SoftFileLock SoftReadWriteLock StrictSoftFileLock Timeout "
-        "UnixFileLock WindowsFileLock __version__ has_fcntl lock_descriptor unlock_descriptor"
-    ).split():
+    for name in [
+        "AcquireReturnProxy",
+        "AsyncAcquireReadWriteReturnProxy",
+        "AsyncAcquireReturnProxy",
+        "AsyncFileLock",
+        "AsyncReadWriteLock",
+        "AsyncSoftFileLease",
+        "AsyncSoftFileLock",
+        "AsyncSoftReadWriteLock",
+        "AsyncStrictSoftFileLock",
+        "AsyncUnixFileLock",
+        "AsyncWindowsFileLock",
+        "BaseAsyncFileLock",
+        "BaseFileLock",
+        "CloseErrorPolicy",
+        "ContextErrorPolicy",
+        "FileLock",
+        "LockOptions",
+        "MarkerSoftFileLock",
+        "ReadWriteLock",
+        "SoftFileLease",
+        "SoftFileLock",
+        "SoftReadWriteLock",
+        "StrictSoftFileLock",
+        "Timeout",
+        "UnixFileLock",
+        "WindowsFileLock",
+        "__version__",
+        "has_fcntl",
+        "lock_descriptor",
+        "unlock_descriptor",
+    ]:
         stage.say(name, hasattr(stage.fl, name))
     stage.say("policies", [str(stage.fl.ContextErrorPolicy), str(stage.fl.CloseErrorPolicy)])
     stage.say("options", sorted(stage.fl.LockOptions.__annotations__))
@@ -112,7 +137,9 @@ def busy_in_another_process(stage: Stage) -> None:
         stage.note("blocking=False counts more", lambda: lock.acquire(timeout=60, blocking=False))
         stage.note("of the lock", lambda: stage.fl.FileLock(stage.path, 0.05).__enter__())
         stage.note("of the lock, not blocking", lambda: stage.fl.FileLock(stage.path, blocking=False).acquire(60))
-        stage.note("blocking after all", lambda: stage.fl.FileLock(stage.path, 0.05, blocking=False).acquire(blocking=True))
+        stage.note(
+            "blocking after all", lambda: stage.fl.FileLock(stage.path, 0.05, blocking=False).acquire(blocking=True)
+        )
         stage.say("nothing is held", [lock.is_locked, lock.lock_counter])
         stage.note("poll_intervall", lambda: lock.acquire(0.01, poll_intervall=0.01))
         assert holder.stdin is not None
@@ -207,7 +234,9 @@ def settings_of_the_lock(stage: Stage) -> None:
         stage.note(name, lambda name=name: getattr(make(stage.path), name))
     stage.note("group", lambda: make(stage.path, context_error_policy="group").context_error_policy)
     stage.note("suppress", lambda: make(stage.path, close_error_policy="suppress").close_error_policy)
-    stage.note("fallback_to_soft", lambda: [make(stage.path).fallback_to_soft, make(stage.path, fallback_to_soft=False)])
+    stage.note(
+        "fallback_to_soft", lambda: [make(stage.path).fallback_to_soft, make(stage.path, fallback_to_soft=False)]
+    )
     stage.note("preserve_lock_file", lambda: make(stage.path, preserve_lock_file=True).preserve_lock_file)
     stage.note("unknown", lambda: make(stage.path, unknown=1))
     stage.note("no path", lambda: make())
@@ -215,7 +244,9 @@ def settings_of_the_lock(stage: Stage) -> None:
     stage.note("path 3", lambda: make(3))
     stage.note("path bytes", lambda: make(b"/tmp/x").lock_file)
     stage.note("path Path", lambda: make(pathlib.Path(stage.path)).lock_file)
-    stage.note("by position", lambda: [make(stage.path, 1, 0o600, False).timeout, make(stage.path, 1, 0o600, False).mode])
+    stage.note(
+        "by position", lambda: [make(stage.path, 1, 0o600, False).timeout, make(stage.path, 1, 0o600, False).mode]
+    )
     stage.note("thread_local by position", lambda: make(stage.path, 1, 0o600, False).is_thread_local())
     stage.note("thread_local", lambda: make(stage.path).is_thread_local())
     stage.note("thread_local by name", lambda: make(lock_file=stage.path, thread_local=False).is_thread_local())
@@ -232,10 +263,19 @@ def properties(stage: Stage) -> None:
     for name in ("timeout", "blocking", "poll_interval", "lifetime"):
         for value in (3, "3", None, nan, -1, True, 2.5):
             stage.note(f"{name} = {value!r}", lambda name=name, value=value: changed(name, value))
-    for name in (
-        "mode lock_file is_locked lock_counter is_singleton on_acquired context_error_policy close_error_policy "
-        "fallback_to_soft preserve_lock_file has_explicit_mode"
-    ).split():
+    for name in [
+        "mode",
+        "lock_file",
+        "is_locked",
+        "lock_counter",
+        "is_singleton",
+        "on_acquired",
+        "context_error_policy",
+        "close_error_policy",
+        "fallback_to_soft",
+        "preserve_lock_file",
+        "has_explicit_mode",
+    ]:
         stage.note(f"{name} = 3", lambda name=name: changed(name, 3))
     lock = stage.fl.FileLock(stage.path)
     stage.note("del timeout", lambda: delattr(lock, "timeout"))
@@ -259,7 +299,9 @@ def self_deadlock(stage: Stage) -> None:
         stage.note("with", other.__enter__)
         stage.note("negative", lambda: other.acquire(-3))
         stage.note("infinite", lambda: other.acquire(float("inf")))
-        stage.note("another spelling", lambda: stage.fl.FileLock(os.path.join(stage.directory, ".", "a.lock")).acquire())
+        stage.note(
+            "another spelling", lambda: stage.fl.FileLock(os.path.join(stage.directory, ".", "a.lock")).acquire()
+        )
         stage.note("with a cancel_check", lambda: other.acquire(cancel_check=lambda: True))
         stage.note("for a time", lambda: other.acquire(0.05))
         stage.note("one attempt", lambda: other.acquire(blocking=False))
@@ -273,7 +315,9 @@ def threads_of_their_own(stage: Stage) -> None:
     lock = stage.fl.FileLock(stage.path)
     lock.acquire()
     lock.timeout = 9
-    stage.say("another thread sees", stage.in_thread(lambda: [lock.is_locked, lock.lock_counter, lock.timeout, lock.mode]))
+    stage.say(
+        "another thread sees", stage.in_thread(lambda: [lock.is_locked, lock.lock_counter, lock.timeout, lock.mode])
+    )
     stage.say("another thread acquires", stage.in_thread(lambda: lock.acquire(0)))
     stage.say("another thread waits", stage.in_thread(lambda: lock.acquire(0.05)))
     stage.say("another thread releases", stage.in_thread(lambda: lock.release(force=True)))
@@ -327,7 +371,9 @@ def collected(stage: Stage) -> None:
 def forked(stage: Stage) -> None:
     lock = stage.fl.FileLock(stage.path)
     lock.acquire()
-    stage.say("the child sees", stage.in_child(lambda: [lock.is_locked, lock.lock_counter, lock.lock_file, lock.timeout]))
+    stage.say(
+        "the child sees", stage.in_child(lambda: [lock.is_locked, lock.lock_counter, lock.lock_file, lock.timeout])
+    )
     stage.say("release", stage.in_child(lambda: lock.release()))
     stage.say("forced release", stage.in_child(lambda: [lock.release(force=True), lock.is_locked]))
     stage.say("exit", stage.in_child(lambda: lock.__exit__(None, None, None)))
@@ -351,11 +397,17 @@ def forked(stage: Stage) -> None:
 
 @scene
 def child_outlives_parent(stage: Stage) -> None:
-    program = "import os, time\nlock = fl.FileLock(path)\nlock.acquire()\nif os.fork() == 0:\n    os.close(0)\n    time.sleep(60)\nsay()\ninput()\n"
+    program = (
+        "import os, signal\nlock = fl.FileLock(path)\nlock.acquire()\nchild = os.fork()\n"
+        "if child == 0:\n    os.closerange(0, 3)\n    signal.pause()\nsay()\nprint(child, flush=True)\ninput()\n"
+    )
     with stage.elsewhere(program) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
         holder.kill()
         holder.wait()
         stage.note("a copy in a child keeps nothing", lambda: stage.fl.FileLock(stage.path).acquire(20))
+        os.kill(child, signal.SIGKILL)
 
 
 @scene
@@ -381,11 +433,20 @@ def singletons(stage: Stage) -> None:
     stage.say("by name", make(lock_file=stage.path, is_singleton=True) is one)
     stage.say("one that is none", make(stage.path) is one)
     for name, value in {
-        "timeout": 3, "mode": 0o600, "blocking": False, "thread_local": False, "poll_interval": 0.2,
-        "context_error_policy": "group", "close_error_policy": "raise", "fallback_to_soft": False,
-        "preserve_lock_file": True, "on_acquired": print,
+        "timeout": 3,
+        "mode": 0o600,
+        "blocking": False,
+        "thread_local": False,
+        "poll_interval": 0.2,
+        "context_error_policy": "group",
+        "close_error_policy": "raise",
+        "fallback_to_soft": False,
+        "preserve_lock_file": True,
+        "on_acquired": print,
     }.items():
-        stage.note(f"another {name}", lambda name=name, value=value: make(stage.path, is_singleton=True, **{name: value}))
+        stage.note(
+            f"another {name}", lambda name=name, value=value: make(stage.path, is_singleton=True, **{name: value})
+        )
     stage.note("a timeout by position", lambda: make(stage.path, 3, is_singleton=True))
     stage.note("the same timeout", lambda: make(stage.path, -1, is_singleton=True) is one)
     again = make(stage.path, is_singleton=True)
@@ -415,14 +476,27 @@ def subclasses(stage: Stage) -> None:
     path = stage.path
 
     class Extra(base):  # type: ignore[misc,valid-type]
-        def __init__(self, lock_file: str, timeout: float = -1, mode: int = 0o644, thread_local: bool = True, *,
-                     my_param: object = None, **others: Any) -> None:
+        def __init__(
+            self,
+            lock_file: str,
+            timeout: float = -1,
+            mode: int = 0o644,
+            thread_local: bool = True,
+            *,
+            my_param: object = None,
+            **others: Any,
+        ) -> None:
             super().__init__(lock_file, timeout, mode, thread_local)
             self.my_param = my_param
 
     stage.note("an argument of its own", lambda: Extra(path, my_param=4).my_param)
-    stage.note("beside others", lambda: [Extra(path, 5, my_param=4).timeout, Extra(path, timeout=6, my_param=4).timeout])
-    stage.note("as a singleton", lambda: Extra(path, my_param=4, is_singleton=True) is Extra(path, my_param=4, is_singleton=True))
+    stage.note(
+        "beside others", lambda: [Extra(path, 5, my_param=4).timeout, Extra(path, timeout=6, my_param=4).timeout]
+    )
+    stage.note(
+        "as a singleton",
+        lambda: Extra(path, my_param=4, is_singleton=True) is Extra(path, my_param=4, is_singleton=True),
+    )
 
     class Narrow(base):  # type: ignore[misc,valid-type]
         def __init__(self, lock_file: str, timeout: float = -1) -> None:
@@ -478,9 +552,16 @@ def subclasses(stage: Stage) -> None:
         __slots__ = ("z",)
 
     stage.note("with __slots__", lambda: Slots(path).is_locked)
-    stage.note("kinds", lambda: [issubclass(base, stage.fl.BaseFileLock), isinstance(base(path), stage.fl.BaseFileLock),
-                                 issubclass(stage.fl.UnixFileLock, base), issubclass(stage.fl.AsyncFileLock, stage.fl.BaseFileLock),
-                                 issubclass(stage.fl.AsyncFileLock, stage.fl.BaseAsyncFileLock)])
+    stage.note(
+        "kinds",
+        lambda: [
+            issubclass(base, stage.fl.BaseFileLock),
+            isinstance(base(path), stage.fl.BaseFileLock),
+            issubclass(stage.fl.UnixFileLock, base),
+            issubclass(stage.fl.AsyncFileLock, stage.fl.BaseFileLock),
+            issubclass(stage.fl.AsyncFileLock, stage.fl.BaseAsyncFileLock),
+        ],
+    )
 
     def hooks() -> bool:
         class Hooked(base):  # type: ignore[misc,valid-type]
@@ -575,7 +656,14 @@ def on_acquired(stage: Stage) -> None:
     seen: list[object] = []
 
     def look(fd: int) -> None:
-        seen.append([os.fstat(fd).st_ino == os.stat(stage.path).st_ino, os.get_inheritable(fd), lock.is_locked, lock.lock_counter])
+        seen.append(
+            [
+                os.fstat(fd).st_ino == os.stat(stage.path).st_ino,
+                os.get_inheritable(fd),
+                lock.is_locked,
+                lock.lock_counter,
+            ]
+        )
 
     lock = make(stage.path, on_acquired=look)
     stage.say("property", lock.on_acquired is look)
@@ -704,31 +792,31 @@ def signals(stage: Stage) -> None:
     def handler(number: int, frame: object) -> None:
         ran.append(number)
 
+    def alarmed(call: Any) -> Any:
+        """The signal comes while the call waits; or before, on a machine that is slow."""
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return call()
+
+    def raises(number: int, frame: object) -> None:
+        raise KeyError("signal")
+
     with stage.holder():
         signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        stage.note("the wait goes on", lambda: lock.acquire(1))
+        stage.note("the wait goes on", lambda: alarmed(lambda: lock.acquire(1)))
         stage.say("the handler ran", len(ran))
-
-        def raises(number: int, frame: object) -> None:
-            raise KeyError("signal")
-
         signal.signal(signal.SIGALRM, raises)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        stage.note("what it raises", lambda: lock.acquire(60))
+        stage.note("what it raises", lambda: alarmed(lambda: lock.acquire(60)))
         stage.say("nothing is held", [lock.is_locked, lock.lock_counter])
         signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        stage.note("Ctrl-C", lambda: lock.acquire())
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        stage.note("Ctrl-C with a cancel_check", lambda: lock.acquire(cancel_check=lambda: False))
+        stage.note("Ctrl-C", lambda: alarmed(lock.acquire))
+        stage.note("Ctrl-C with a cancel_check", lambda: alarmed(lambda: lock.acquire(cancel_check=lambda: False)))
     stage.note("afterwards", lambda: lock.acquire(20))
 
 
 @scene
 def descriptors(stage: Stage) -> None:
     lock, unlock = stage.fl.lock_descriptor, stage.fl.unlock_descriptor
-    one, two = (open(stage.path, "w") for _ in range(2))
+    one, two = (open(stage.path, "w") for _ in range(2))  # noqa: SIM115
     stage.note("lock", lambda: lock(one.fileno()))
     stage.note("another one", lambda: lock(two.fileno(), blocking=False))
     stage.note("the same again", lambda: lock(one.fileno(), blocking=False))
@@ -758,7 +846,18 @@ def async_one(stage: Stage) -> None:
     lock = make(stage.path)
     stage.note("with", lock.__enter__)
     stage.note("exit", lambda: lock.__exit__(None, None, None))
-    stage.say("properties", [lock.loop, lock.executor, lock.run_in_executor, lock.is_thread_local(), lock.timeout, lock.mode, lock.blocking])
+    stage.say(
+        "properties",
+        [
+            lock.loop,
+            lock.executor,
+            lock.run_in_executor,
+            lock.is_thread_local(),
+            lock.timeout,
+            lock.mode,
+            lock.blocking,
+        ],
+    )
 
     async def play() -> None:
         proxy = await lock.acquire()
@@ -767,9 +866,8 @@ def async_one(stage: Stage) -> None:
         async with proxy as inner:
             stage.say("in with", [inner is lock, lock.lock_counter])
         stage.say("released", lock.is_locked)
-        async with lock as inner:
-            async with lock:
-                stage.say("counted", [inner is lock, lock.lock_counter])
+        async with lock as inner, lock:
+            stage.say("counted", [inner is lock, lock.lock_counter])
         stage.say("out", lock.lock_counter)
         await stage.note_async("release of what is not held", lock.release())
         await stage.note_async("forced", lock.release(force=True))
@@ -814,7 +912,9 @@ def async_busy(stage: Stage) -> None:
             await stage.note_async("timeout=0", lock.acquire(0))
             await stage.note_async("timeout", lock.acquire(0.05))
             asked: list[int] = []
-            await stage.note_async("cancel_check", lock.acquire(cancel_check=lambda: asked.append(1) or len(asked) >= 3))
+            await stage.note_async(
+                "cancel_check", lock.acquire(cancel_check=lambda: asked.append(1) or len(asked) >= 3)
+            )
             stage.say("asked", len(asked))
             await stage.note_async("what it raises", lock.acquire(cancel_check=lambda: 1 / 0))
             task = asyncio.create_task(lock.acquire())
@@ -901,7 +1001,10 @@ def readers_and_writers(stage: Stage) -> None:
     make = stage.fl.ReadWriteLock
     lock = make(stage.path)
     stage.say("attributes", [lock.lock_file, lock.timeout, lock.blocking])
-    stage.say("one for each file", [make(stage.path) is lock, make.get_lock(stage.path) is lock, make(stage.path, is_singleton=False) is lock])
+    stage.say(
+        "one for each file",
+        [make(stage.path) is lock, make.get_lock(stage.path) is lock, make(stage.path, is_singleton=False) is lock],
+    )
     stage.note("another timeout", lambda: make(stage.path, timeout=3))
     stage.note("another blocking", lambda: make(stage.path, blocking=False))
     stage.note("get_lock with another timeout", lambda: make.get_lock(stage.path, timeout=3))
@@ -969,7 +1072,9 @@ def readwrite_settings(stage: Stage) -> None:
     stage.note("timeout inf", lambda: lock.acquire_read(float("inf")))
     lock.release()
     for name, value in {"None": None, "str": "x", "inf": float("inf"), "nan": float("nan")}.items():
-        stage.note(f"made with timeout {name}", lambda value=value: make(stage.path + "2", value, is_singleton=False).timeout)
+        stage.note(
+            f"made with timeout {name}", lambda value=value: make(stage.path + "2", value, is_singleton=False).timeout
+        )
     stage.note("timeout can be changed", lambda: [setattr(lock, "timeout", 3), lock.timeout])
     stage.note("no directory", lambda: make(os.path.join(stage.directory, "no", "a.lock")))
     stage.note("bytes", lambda: make(os.fsencode(stage.path)))

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+#: Only a scene that fails ever takes so long.
 BOUND = 30.0
 
 SCENES: dict[str, Callable[[Stage], Any]] = {}
@@ -75,8 +76,9 @@ class Stage:
 
     def kind(self, error: BaseException) -> str:
         """What an `except` could name to catch it."""
-        if isinstance(error, BaseExceptionGroup):
-            return "group of " + " and ".join(self.kind(one) for one in error.exceptions)
+        together = getattr(error, "exceptions", None)
+        if together is not None:
+            return "group of " + " and ".join(map(self.kind, together))
         dull = (object, BaseException, Exception)
         names = [one.__name__ for one in type(error).__mro__ if one not in dull and _is_known(self, one)]
         text = " ".join(sorted(names))
@@ -96,12 +98,12 @@ class Stage:
         return repr(value).replace(os.path.realpath(self.directory), "DIR").replace(self.directory, "DIR")
 
     def in_thread(self, call: Callable[[], Any]) -> str:
-        """What comes of a call in another thread; "waits" when it has not come back in a while."""
+        """What comes of a call in another thread."""
         came: list[str] = []
         thread = threading.Thread(target=lambda: came.append(self.outcome(call)), daemon=True)
         thread.start()
-        thread.join(PATIENCE)
-        return came[0] if came else "waits"
+        thread.join(BOUND)
+        return came[0] if came else "never comes back"
 
     def in_child(self, call: Callable[[], Any]) -> str:
         """What comes of a call in a forked child."""
@@ -133,10 +135,6 @@ class Stage:
         return self.elsewhere("lock = fl.FileLock(path)\nlock.acquire()\nsay()\ninput()\nlock.release()\nsay()\n")
 
 
-#: For what is expected to wait: nothing ever comes of it, so nothing depends on how long this is. What does come back
-#: comes back at once; on a machine that is slow a bound like this one is not reached either.
-PATIENCE = 3.0
-
 ELSEWHERE = """\
 import importlib, sys
 fl = importlib.import_module("{package}")
@@ -147,7 +145,11 @@ def say():
 
 
 def _is_known(stage: Stage, kind: type) -> bool:
-    return kind is stage.fl.Timeout or getattr(builtins, kind.__name__, None) is kind or kind.__module__ == "asyncio.exceptions"
+    return (
+        kind is stage.fl.Timeout
+        or getattr(builtins, kind.__name__, None) is kind
+        or kind.__module__ == "asyncio.exceptions"
+    )
 
 
 def _raise(error: BaseException) -> None:

@@ -1,0 +1,241 @@
+"""A hold belongs to the process that took it, and ends with what it was taken by."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lockmgr import Lock, LockSet, Semaphore, Timeout
+from support import Process, holder, requests, until, until_blocked
+
+FORKED = """
+path = sys.argv[1]
+lock = lockmgr.Lock(path)
+with lock:
+    if os.fork() == 0:
+        say("child", lock.locked())
+        try:
+            lock.acquire(0)
+        except lockmgr.Timeout as error:
+            say("busy", error.holders[0].pid == os.getppid())
+        try:
+            lock.release()
+        except lockmgr.LockError:
+            say("not the child's")
+        del lock
+        lock = lockmgr.Lock(path)
+        # Not by way of sys.stdin, which would read the parent's byte as well.
+        os.read(0, 1)
+        lock.acquire(60)
+        say("child acquired")
+        os._exit(0)
+    os.read(0, 1)
+say("parent released")
+os.wait()
+"""
+
+
+def test_a_forked_child_neither_owns_nor_releases(path: Path) -> None:
+    with Process(FORKED, path) as process:
+        process.expect("child False")
+        process.expect("busy True")
+        process.expect("not the child's")
+        with pytest.raises(Timeout) as caught:
+            Lock(path).acquire(0)
+        assert caught.value.holders[0].pid == process.pid
+        # One byte is the child's, the other one the parent's, whoever reads first.
+        process.tell()
+        process.tell()
+        assert sorted([process.line(), process.line()]) == ["child acquired", "parent released"]
+
+
+def test_leaving_the_with_in_the_child_changes_nothing(path: Path) -> None:
+    for several in (Lock(path), LockSet(Lock(path)), Semaphore(path.with_name("s"), 1)):
+        with several:
+            child = os.fork()
+            if child:
+                assert os.waitpid(child, 0)[1] == 0
+                assert several.locked()
+        if not child:
+            os._exit(several.locked())
+        assert not several.locked()
+
+
+def test_a_child_does_not_keep_its_dead_parents_lock(path: Path) -> None:
+    program = """
+        with lockmgr.Lock(sys.argv[1]):
+            if os.fork() == 0:
+                say("child", os.getpid())
+                time.sleep(1000)
+            time.sleep(1000)
+    """
+    with Process(program, path) as process:
+        child = int(process.line().split()[1])
+        try:
+            process.signal(signal.SIGKILL)
+            Lock(path).acquire(60)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def contend(lock: Any, numbers: Any, counter: Any) -> None:
+    for _ in range(numbers):
+        with lock:
+            value = counter.value
+            until(lambda: True)
+            counter.value = value + 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("kind", ["Lock", "Semaphore", "LockSet"])
+def test_multiprocessing_workers_contend_each_on_its_own(path: Path, method: str, kind: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    lock: Any = {
+        "Lock": lambda: Lock(path, timeout=60),
+        "Semaphore": lambda: Semaphore(path, 1, timeout=60),
+        "LockSet": lambda: LockSet(Lock(path), Lock(path.with_name("b")), timeout=60),
+    }[kind]()
+    counter = context.RawValue("i", 0)
+    # Held while they are made: none of them gets it by that.
+    with lock:
+        workers = [context.Process(target=contend, args=(lock, 50, counter)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        assert counter.value == 0
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert counter.value == 100
+
+
+def test_what_is_forgotten_while_held_is_released(path: Path) -> None:
+    lock = Lock(path)
+    lock.acquire()
+    cycle: list[Any] = [lock]
+    cycle.append(cycle)
+    del lock
+    with pytest.raises(Timeout):
+        Lock(path).acquire(0)
+    del cycle
+    gc.collect()
+    Lock(path).acquire(0)
+
+
+def test_what_is_held_at_exit_is_released_and_removed(path: Path) -> None:
+    program = """
+        lock = lockmgr.Lock(sys.argv[1], remove=True)
+        lock.acquire()
+        slots = lockmgr.Semaphore(sys.argv[1] + "s", 1)
+        slots.acquire()
+        say("held")
+    """
+    with Process(program, path) as process:
+        process.expect("held")
+        assert process.end() == 0
+    assert not path.exists()
+    Semaphore(f"{path}s", 1).acquire(timeout=0)
+
+
+def test_daemon_threads_that_wait_do_not_disturb_the_exit(path: Path) -> None:
+    """They are let in when the main thread's lock goes, while the interpreter is taken down."""
+    program = """
+        mine = lockmgr.Lock(sys.argv[1])
+        mine.acquire()
+        def wait(timeout):
+            lock = lockmgr.Lock(sys.argv[1])
+            with lock.acquire(timeout):
+                pass
+        for timeout in (None, None, 1000, 1000):
+            threading.Thread(target=wait, args=(timeout,), daemon=True).start()
+        say("started")
+        sys.stdin.readline()
+    """
+    for _ in range(5):
+        with Process(program, path, stderr=subprocess.PIPE) as process:
+            process.expect("started")
+            until_blocked(path, 4)
+            process.tell()
+            assert process.end() == 0
+            assert process.process.stderr is not None
+            with process.process.stderr as errors:
+                assert errors.read() == b""
+
+
+def test_a_daemon_thread_of_a_loop_does_not_either(path: Path) -> None:
+    program = """
+        import asyncio
+        async def main():
+            async with lockmgr.Lock(sys.argv[1]):
+                pass
+        threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
+        say("started")
+        sys.stdin.readline()
+    """
+    with holder(path), Process(program, path, stderr=subprocess.PIPE) as process:
+        process.expect("started")
+        until_blocked(path)
+        process.tell()
+        assert process.end() == 0
+    until(lambda: requests(path) == 0)
+
+
+def test_a_subinterpreter_works_or_says_that_it_does_not(path: Path) -> None:
+    program = """
+        try:
+            import _interpreters as interpreters
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+        other = interpreters.create()
+        script = '''
+        try:
+            import lockmgr
+        except ImportError as error:
+            print("subinterpreter" in str(error), flush=True)
+        else:
+            with lockmgr.Lock(%r):
+                print(True, flush=True)
+        ''' % sys.argv[1]
+        import textwrap
+        interpreters.run_string(other, textwrap.dedent(script))
+        interpreters.destroy(other)
+        with lockmgr.Lock(sys.argv[1]):
+            say("done")
+    """
+    with Process(program, path) as process:
+        process.expect("True")
+        process.expect("done")
+        assert process.end() == 0
+
+
+def test_threads_may_fork_while_others_wait(path: Path) -> None:
+    """What other threads are in the middle of does not exist in the child, and blocks nothing there."""
+    lock = Lock(path)
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            with lock:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(30):
+            child = os.fork()
+            if not child:
+                lock.acquire(60)
+                lock.release()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,85 @@
+"""What the logger `lockmgr` is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+from lockmgr import Lock
+from support import holder, until
+
+
+def test_debug_tells_of_acquiring_and_releasing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lock = Lock(path)
+    with lock:
+        pass
+    assert not caplog.records
+    with caplog.at_level(logging.DEBUG, logger="lockmgr"):
+        with lock:
+            pass
+        lock.acquire(shared=True)
+        lock.release()
+    assert caplog.messages == [
+        f"acquired {path} (exclusive)",
+        f"released {path} (exclusive)",
+        f"acquired {path} (shared)",
+        f"released {path} (shared)",
+    ]
+    assert all(record.levelno == logging.DEBUG for record in caplog.records)
+    caplog.clear()
+    # The level is looked at each time, the root's and those of others too.
+    with caplog.at_level(logging.DEBUG), lock:
+        logging.disable(logging.CRITICAL)
+    logging.disable(logging.NOTSET)
+    with lock:
+        pass
+    assert caplog.messages == [f"acquired {path} (exclusive)"]
+
+
+def test_info_tells_of_a_wait_over_a_second_and_names_the_holder(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lockmgr import _log
+
+    monkeypatch.setattr(_log, "LONG", 0.05)
+    lock = Lock(path)
+    with caplog.at_level(logging.INFO, logger="lockmgr"), holder(path, note="reasons") as other:
+        waiter = threading.Thread(target=lock.acquire)
+        waiter.start()
+        until(lambda: caplog.records, "the record")
+        other.tell()
+        waiter.join()
+        lock.release()
+
+        async def main() -> None:
+            async with lock:
+                pass
+
+        (record,) = caplog.records
+        assert record.levelno == logging.INFO
+        message = record.getMessage()
+        assert message.startswith(f"waiting for {path}, held by pid {other.pid} (")
+        assert "reasons" in message
+        caplog.clear()
+        with holder(path) as another:
+            thread = threading.Thread(target=lambda: asyncio.run(main()))
+            thread.start()
+            until(lambda: caplog.records, "the record")
+            another.tell()
+            thread.join()
+        assert f"held by pid {another.pid} (" in caplog.records[0].getMessage()
+        # The thread that looks at the clock is there while somebody waits.
+        until(lambda: not [it for it in threading.enumerate() if it.name == "lockmgr-log"])
+    assert _log.LONG == 0.05
+
+
+def test_short_waits_are_not_told_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lock = Lock(path)
+    with caplog.at_level(logging.INFO, logger="lockmgr"), holder(path):
+        with pytest.raises(TimeoutError):
+            lock.acquire(0.01)
+        until(lambda: not [it for it in threading.enumerate() if it.name == "lockmgr-log"])
+    assert not caplog.records

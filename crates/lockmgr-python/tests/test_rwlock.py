@@ -1,0 +1,213 @@
+"""`ReadWriteLock` with real processes and threads."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+from lockmgr import DeadlockError, ReadWriteLock, Timeout
+from support import BOUND, Process, requests, until, until_blocked
+
+HOLDER = """
+lock = lockmgr.ReadWriteLock(sys.argv[1])
+getattr(lock, "acquire_" + sys.argv[2])()
+say("held")
+sys.stdin.readline()
+lock.release()
+say("released")
+sys.stdin.readline()
+"""
+
+
+def test_readers_of_processes_are_together(path: Path) -> None:
+    with Process(HOLDER, path, "read") as one, Process(HOLDER, path, "read") as two:
+        one.expect("held")
+        two.expect("held")
+        lock = ReadWriteLock(path)
+        with lock.read_lock(timeout=BOUND), pytest.raises(RuntimeError, match="upgraded"):
+            lock.acquire_write(0)
+        with pytest.raises(Timeout) as caught:
+            lock.acquire_write(0.01)
+        assert {one.pid, two.pid} == {holder.pid for holder in caught.value.holders}
+        assert {one.pid, two.pid} == {holder.pid for holder in lock.holders()}
+
+
+def test_a_writer_is_alone(path: Path) -> None:
+    with Process(HOLDER, path, "write") as writer:
+        writer.expect("held")
+        lock = ReadWriteLock(path)
+        for acquire in (lock.acquire_read, lock.acquire_write):
+            with pytest.raises(Timeout):
+                acquire(0)
+        writer.signal(signal.SIGKILL)
+        with lock.read_lock(timeout=BOUND):
+            pass
+
+
+def test_readers_do_not_overtake_a_writer(path: Path) -> None:
+    """A reader who comes after a writer waits behind it, though those inside are readers."""
+    with Process(HOLDER, path, "read") as reader:
+        reader.expect("held")
+        with Process(HOLDER, path, "write") as writer:
+            until_blocked(path)
+            late = ReadWriteLock(path)
+            came: list[str] = []
+
+            def read() -> None:
+                with late.read_lock():
+                    came.append("read")
+
+            thread = threading.Thread(target=read)
+            thread.start()
+            until_blocked(path, 2)
+            assert not came
+            reader.tell()
+            writer.expect("held")
+            until_blocked(path)
+            assert not came
+            writer.tell()
+            thread.join(BOUND)
+            assert came == ["read"]
+
+
+def test_a_try_of_a_reader_goes_past(path: Path) -> None:
+    """One attempt waits for nobody, and those inside are readers."""
+    with Process(HOLDER, path, "read") as reader:
+        reader.expect("held")
+        with Process(HOLDER, path, "write"):
+            until_blocked(path)
+            lock = ReadWriteLock(path)
+            with lock.read_lock(timeout=0):
+                pass
+            with lock.read_lock(blocking=False):
+                pass
+
+
+def test_threads_take_turns(path: Path, tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    lock = ReadWriteLock(path)
+    torn: list[str] = []
+
+    def write() -> None:
+        for _ in range(50):
+            with lock.write_lock(), lock.write_lock():
+                number = int(counter.read_text())
+                counter.write_text("")
+                counter.write_text(str(number + 1))
+
+    def read() -> None:
+        for _ in range(50):
+            with lock.read_lock():
+                if not counter.read_text():
+                    torn.append("a reader beside a writer")
+
+    threads = [threading.Thread(target=target) for target in (write, write, read, read)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    assert counter.read_text() == "100"
+    assert not torn
+
+
+def test_waiting_for_oneself(path: Path) -> None:
+    one, two = ReadWriteLock(path), ReadWriteLock(path, is_singleton=False)
+    for held, wanted in ((one.read_lock, two.acquire_write), (one.write_lock, two.acquire_read)):
+        with held():
+            with pytest.raises(DeadlockError):
+                wanted()
+            with pytest.raises(Timeout):
+                wanted(0.01)
+    with one.write_lock():
+        pass
+
+
+def test_reading_twice_while_a_writer_waits(path: Path) -> None:
+    """Through another object, past the gate, at which the writer waits for what this thread has."""
+    one, two = ReadWriteLock(path), ReadWriteLock(path, is_singleton=False)
+    with one.read_lock(), Process(HOLDER, path, "write") as writer:
+        until_blocked(path)
+        with two.read_lock(), one.read_lock():
+            pass
+        one.release()
+        writer.expect("held")
+        writer.tell()
+        writer.expect("released")
+        one.acquire_read()
+
+
+def test_ctrl_c_ends_a_wait(path: Path) -> None:
+    program = """
+    lock = lockmgr.ReadWriteLock(sys.argv[1])
+    say("go")
+    try:
+        lock.acquire_read()
+    except KeyboardInterrupt:
+        say("interrupted")
+    """
+    with ReadWriteLock(path).write_lock(), Process(program, path) as waiter:
+        waiter.expect("go")
+        until_blocked(path)
+        waiter.signal(signal.SIGINT)
+        waiter.expect("interrupted")
+        until(lambda: requests(path) == 0, "the end of the request")
+
+
+def test_a_forked_child_holds_nothing(path: Path) -> None:
+    lock = ReadWriteLock(path)
+    with lock.write_lock():
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                lock.release(force=True)
+                lock.close()
+                own = ReadWriteLock(path)
+                assert own is not lock
+                own.acquire_read(0)
+            except Timeout:
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        with pytest.raises(Timeout):
+            ReadWriteLock(path, is_singleton=False).acquire_read(0)
+
+
+def test_what_nobody_refers_to_is_released(path: Path) -> None:
+    lock = ReadWriteLock(path)
+    lock.acquire_write()
+    gone = weakref.ref(lock)
+    del lock
+    gc.collect()
+    assert gone() is None
+    ReadWriteLock(path).acquire_write(0)
+    ReadWriteLock(path).close()
+
+
+def test_where_there_can_be_no_gate(path: Path) -> None:
+    """In a file that may not be written there is none; the lock is one all the same."""
+    program = """
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    lock = lockmgr.ReadWriteLock(sys.argv[1])
+    with lock.read_lock():
+        say("read")
+    with lock.write_lock():
+        say("written")
+    """
+    # Not below pytest's own directory, into which only its user may look.
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        readable = Path(directory, "a.lock")
+        readable.touch(0o444)
+        with Process(program, readable) as process:
+            process.expect("read")
+            process.expect("written")
