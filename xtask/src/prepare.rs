@@ -6,7 +6,12 @@ use std::fs;
 use crate::step::{self, command, works};
 
 /// A program, how it shows that it is there, and the Debian package that has it.
-const NEEDED: [(&str, &str, &str); 1] = [("tmux", "-V", "tmux")];
+const NEEDED: [(&str, &str, &str); 4] = [
+    ("tmux", "-V", "tmux"),
+    ("mkfs.ext4", "-V", "e2fsprogs"),
+    ("mkfs.xfs", "-V", "xfsprogs"),
+    ("mkfs.btrfs", "--version", "btrfs-progs"),
+];
 
 pub(crate) fn run() {
     for (program, probe, package) in NEEDED {

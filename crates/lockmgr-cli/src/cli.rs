@@ -3,6 +3,7 @@
 //! Each option's text, meaning and default stand together here, and the help, the man pages and the
 //! completions are made from it.
 
+mod demo;
 mod fd;
 mod kill;
 mod lab;
@@ -19,6 +20,7 @@ use std::ffi::OsString;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use lockmgr::{Mechanism, Mode, Range};
 
+pub(crate) use demo::DemoArgs;
 pub(crate) use fd::{LockArgs, UnlockArgs};
 pub(crate) use kill::KillArgs;
 pub(crate) use lab::{LabArgs, LabOrder, SizesArgs, TryArgs};
@@ -71,6 +73,7 @@ pub(crate) enum Order {
     Flock(FlockArgs),
     Log(LogArgs),
     Lab(LabArgs),
+    Demo(DemoArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
     Top(TopArgs),

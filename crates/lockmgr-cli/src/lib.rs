@@ -30,6 +30,7 @@ pub mod cli;
 mod child;
 mod command;
 mod deadlocks;
+mod demo;
 mod duration;
 mod exit;
 mod flock;
@@ -45,6 +46,7 @@ mod run;
 mod say;
 mod show;
 mod signal_holder;
+mod svg;
 mod sys;
 #[cfg(feature = "top")]
 mod top;
@@ -70,7 +72,9 @@ use sys::signals;
 #[must_use]
 pub fn start(words: &[OsString]) -> i32 {
     panic::set_hook(Box::new(say_defect));
-    if let Some(status) = words.get(1..).and_then(lab::play) {
+    if let Some(status) =
+        words.get(1..).and_then(|rest| lab::play(rest).or_else(|| demo::play(rest)))
+    {
         return i32::from(status);
     }
     let status = panic::catch_unwind(|| match flock::words(words) {
@@ -96,6 +100,7 @@ fn obey(order: Order) -> Status {
         Order::Deadlocks(args) => report(|| deadlocks::deadlocks(&args), false),
         Order::Log(args) => report(|| log::log(&args), false),
         Order::Lab(args) => report(|| lab::lab(&args), false),
+        Order::Demo(args) => report(|| demo::demo(&args), false),
         Order::Path(args) => finish(path(&args), false),
         Order::Completions(args) => finish(completions(&args), false),
         Order::Top(args) => finish(top(&args), false),

@@ -30,6 +30,7 @@ use rustix::io::Errno;
 
 use crate::error::{CREATE, Error, FIND_HERE, OPEN, Result};
 use crate::gate::{self, Found, Gate};
+use crate::keeper;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::posix;
@@ -369,17 +370,30 @@ impl Description {
 
     /// Takes the lock, asleep in the kernel until it is free.
     pub(crate) fn sleep_lock(&self, mode: Mode, limits: Limits<'_>) -> Result<(), Stop> {
-        match self.mechanism {
-            Mechanism::Flock => {
-                wait::interruptible(limits, || lock::flock(self.file(), mode, Patience::Sleep))
-            }
-            Mechanism::Ofd => wait::interruptible(limits, || {
-                lock::record(self.file(), Owner::Description, mode, self.range, Patience::Sleep)
-            }),
-            Mechanism::Posix => {
-                posix::sleep_lock(self.file(), self.identity, self.id, mode, self.range, limits)
-            }
+        if self.mechanism == Mechanism::Posix {
+            return posix::sleep_lock(
+                self.file(),
+                self.identity,
+                self.id,
+                mode,
+                self.range,
+                limits,
+            );
         }
+        let call = |patience| match self.mechanism {
+            Mechanism::Flock => lock::flock(self.file(), mode, patience),
+            Mechanism::Ofd | Mechanism::Posix => {
+                lock::record(self.file(), Owner::Description, mode, self.range, patience)
+            }
+        };
+        keeper::wait(
+            self.file(),
+            self.identity,
+            self.mechanism,
+            limits,
+            || call(Patience::Sleep),
+            || call(Patience::Try),
+        )
     }
 
     /// Lets go of the lock, for every copy of the descriptor that may have leaked somewhere.

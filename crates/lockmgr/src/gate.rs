@@ -30,6 +30,7 @@ use rustix::io::Errno;
 
 use crate::description::{Description, OpenFailure, Place, unique_id};
 use crate::error::{Error, OPEN, Result};
+use crate::keeper;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::{Fairness, Settings};
 use crate::posix;
@@ -37,7 +38,7 @@ use crate::record;
 use crate::sys::file::{self, Access, Create, Identity, KeptFile};
 use crate::sys::fork::{self, FIRST_GENERATION, PerProcess};
 use crate::sys::lock::{self, Owner, Patience};
-use crate::wait::{self, Limits, Stop};
+use crate::wait::{Limits, Stop};
 
 /// What carries the gate of a description.
 #[derive(Debug)]
@@ -239,7 +240,9 @@ impl Passage {
     /// Takes the gate, asleep in the kernel until it is free.
     pub(crate) fn sleep(&mut self, limits: Limits<'_>) -> Result<(), Stop> {
         let limits = Limits { on_grant: None, ..limits };
-        wait::interruptible(limits, || self.take(Patience::Sleep))?;
+        let (sleep, ask) = (|| self.take(Patience::Sleep), || self.take(Patience::Try));
+        let identity = self.description.identity;
+        keeper::wait(self.file(), identity, Mechanism::Ofd, limits, sleep, ask)?;
         self.held = true;
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::description::{self, Description, OpenFailure, Place};
 use crate::error::{Error, OPEN, Result};
 use crate::held;
 use crate::inspect::Contention;
-use crate::mode::{Mode, Range};
+use crate::mode::{Mechanism, Mode, Range};
 use crate::options::{Fairness, Settings};
 use crate::queue::{Asker, Node, Queue};
 use crate::sys::file::{Identity, KeptFile};
@@ -208,7 +208,8 @@ impl Handle {
     }
 
     pub(crate) fn gate_error(&self, errno: Errno) -> Error {
-        Error::io(self.path(), "take the gate", errno)
+        let (mechanism, mode) = (Mechanism::Ofd, Mode::Exclusive);
+        Error::of_lock_call(self.path(), "take the gate", mechanism, mode, errno)
     }
 }
 

@@ -47,7 +47,9 @@
 //! 1. *Exclusion on the path.* A lock file that is deleted or replaced while it is waited for, or by
 //!    whoever holds it, never lets two in.
 //! 2. *No polling.* A waiter sleeps in the kernel's own lock call, whatever its deadline; a deadline
-//!    or a [`CancelToken`] ends the sleep with a signal that is the library's own.
+//!    or a [`CancelToken`] ends the sleep with a signal that is the library's own. (One exception: a
+//!    lock that the server of a FUSE filesystem keeps is asked for every 50 ms, because a sleep in such
+//!    a server's call may have no end, not even by SIGKILL.)
 //! 3. *Deadlines are exact*: never early, late only by scheduling.
 //! 4. *A hold belongs to the process that took it.* Forked children neither release nor keep it.
 //! 5. *Waiting for oneself is an error*, not a hang: for a lock that the thread holds by a guard that
@@ -80,6 +82,7 @@ mod held;
 mod hold;
 pub mod inspect;
 mod job;
+mod keeper;
 mod lock_mgr;
 mod lock_set;
 mod mode;

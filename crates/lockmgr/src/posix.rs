@@ -29,12 +29,13 @@ use std::thread;
 use rustix::io::Errno;
 
 use crate::held;
+use crate::keeper;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::queue::{Asker, Node};
 use crate::sys::file::{Identity, KeptFile};
 use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 use crate::sys::lock::{self, Owner, Patience};
-use crate::wait::{self, Limits, Stop};
+use crate::wait::{Limits, Stop};
 
 static PROCESS: PerProcess<Process> = PerProcess::new(FIRST_GENERATION, Process::new());
 
@@ -169,12 +170,13 @@ pub(crate) fn sleep_lock(
             return give_up(file, identity, claim, &node).and(Err(stop));
         }
     }
-    wait::interruptible(limits, || lock::record(file, Owner::Process, mode, range, Patience::Sleep))
-        .inspect_err(|_| {
-            // Nothing of it is held; this gives the reservation back. The reason to report is the
-            // wait's own.
-            let _ = unlock(file, identity, owner, range);
-        })
+    let call = |patience| lock::record(file, Owner::Process, mode, range, patience);
+    let (sleep, ask) = (|| call(Patience::Sleep), || call(Patience::Try));
+    keeper::wait(file, identity, Mechanism::Posix, limits, sleep, ask).inspect_err(|_| {
+        // Nothing of it is held; this gives the reservation back. The reason to report is the wait's
+        // own.
+        let _ = unlock(file, identity, owner, range);
+    })
 }
 
 /// Whether the calling thread holds anything on the file.

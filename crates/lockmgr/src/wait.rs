@@ -135,6 +135,9 @@ pub(crate) fn interruptible(
 /// What the call returned, except for `EINTR`; [`io::ErrorKind::Other`] when the system has neither a
 /// timer nor a signal left to end the sleep with, and the call was not made.
 ///
+/// What no signal ends, no deadline ends either: a call that was passed on to the server of a FUSE
+/// filesystem may be of that kind. [`FileLock`](crate::FileLock) does not sleep in those.
+///
 /// # Cancel safety
 /// A call that was interrupted has not been done: the kernel says either `EINTR` or success.
 ///

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use super::summary::Run;
 use crate::duration;
 use crate::show;
+use crate::svg::{HUES, escaped, round_step};
 
 /// More are not drawn.
 const MOST_LANES: usize = 200;
@@ -25,9 +26,6 @@ const WIDTH: f64 = 1200.0;
 /// For the names of the lanes.
 const LEFT: f64 = 110.0;
 const RIGHT: f64 = 20.0;
-/// Hues that are told apart by most eyes; more locks than these begin again.
-const HUES: [&str; 8] =
-    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#56b4e9", "#6a3d9a", "#555555"];
 const THINNEST: f64 = 1.5;
 
 pub(super) fn draw(runs: &[Run]) -> String {
@@ -204,39 +202,6 @@ impl<'a> Picture<'a> {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, up to minutes; above that in minutes, hours or days.
-fn round_step(at_least: f64) -> f64 {
-    const LONG: [f64; 12] = [
-        60.0,
-        120.0,
-        300.0,
-        600.0,
-        1800.0,
-        3600.0,
-        7200.0,
-        21600.0,
-        43200.0,
-        86400.0,
-        604_800.0,
-        2_592_000.0,
-    ];
-    if at_least > 50.0 {
-        let long = LONG.into_iter().find(|step| *step >= at_least);
-        // Years: any number will do.
-        return long.unwrap_or(at_least);
-    }
-    // By hand: the logarithm would have every start of the command load the mathematical library.
-    let mut power = 1e-3;
-    while power * 10.0 <= at_least {
-        power *= 10.0;
-    }
-    [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .map(|n| n * power)
-        .find(|step| *step >= at_least)
-        .unwrap_or(power)
-}
-
 impl Run {
     /// When the process began to wait, as well as it is known.
     fn begin(&self) -> Timestamp {
@@ -267,31 +232,6 @@ impl Run {
         });
         told.join(", ")
     }
-}
-
-/// The text as XML has it, between tags.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            // No XML can have them.
-            '\u{0}'..='\u{8}'
-            | '\u{b}'
-            | '\u{c}'
-            | '\u{e}'..='\u{1f}'
-            | '\u{fffe}'
-            | '\u{ffff}' => {
-                safe.push('\u{fffd}');
-            }
-            other => safe.push(other),
-        }
-    }
-    safe
 }
 
 #[cfg(test)]
@@ -336,14 +276,6 @@ mod tests {
             assert_eq!(lanes, runs.len().min(MOST_LANES));
             assert_eq!(svg.contains("are not drawn"), runs.len() > MOST_LANES);
             assert!(svg.len() < 300_000 && !svg.contains("NaN") && !svg.contains("inf"));
-        }
-    }
-
-    #[test]
-    fn the_axis_has_a_few_lines_however_long_it_is() {
-        for seconds in [0.0, 1e-3, 0.5, 3.0, 59.0, 3600.0, 1e5, 1e7, 6e11] {
-            let step = round_step(seconds / 8.0);
-            assert!(step > 0.0 && seconds / step <= 8.5, "{seconds}: {step}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod command_environment;
 mod daemon_left_behind;
 mod deadlock_option;
 mod deadlocks;
+mod demo;
 mod every_and_fenced;
 mod exit_codes;
 mod fair;

@@ -65,6 +65,7 @@ pub(crate) use place::inode_of;
 use crate::error::Result;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::printable::Printable;
+use crate::sys::file::{Identity, KeptFile};
 
 use account::Account;
 use build::Builder;
@@ -224,6 +225,16 @@ impl Gaps {
             not_permitted: Vec::new(),
         }
     }
+}
+
+/// Whether the kernel's table lists a lock, or a request for one, that locks of this mechanism on the file
+/// see.
+pub(crate) fn is_in_the_way(file: &KeptFile, identity: Identity, mechanism: Mechanism) -> bool {
+    let inode = inode_of(file, identity);
+    let reading = Reading::of_number(inode.number, Limit(None)).unwrap_or_default();
+    let wanted = Kind::from(mechanism);
+    let is_seen = |told: &line::Told| told.inode == inode && told.kind.shares_a_space_with(&wanted);
+    reading.lines.iter().any(|line| is_seen(&line.lock))
 }
 
 /// Whether the kernel's table shows the locks of all processes: the first pid namespace has this

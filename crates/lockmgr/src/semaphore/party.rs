@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use crate::description::{Description, OpenFailure, TRIES, sleep_out_lease};
 use crate::error::{Error, Result};
 use crate::inspect::Contention;
+use crate::keeper;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::semaphore::guard::SemaphoreGuard;
 use crate::semaphore::handle::{Handle, Slots, tell_of_slots};
@@ -140,9 +141,10 @@ impl Party {
     fn queue(&mut self, limits: Limits<'_>) -> Result<(), Stop> {
         let Some(description) = &self.description else { return Ok(()) };
         let (file, queue) = (description.file(), Range::SEMAPHORE_QUEUE);
-        wait::interruptible(limits, || {
-            lock::record(file, Owner::Description, Mode::Exclusive, queue, Patience::Sleep)
-        })?;
+        let call =
+            |patience| lock::record(file, Owner::Description, Mode::Exclusive, queue, patience);
+        let (sleep, ask) = (|| call(Patience::Sleep), || call(Patience::Try));
+        keeper::wait(file, description.identity, Mechanism::Ofd, limits, sleep, ask)?;
         self.head = true;
         Ok(())
     }

@@ -262,6 +262,13 @@ pub(crate) fn touch(file: &KeptFile) -> Result<(), Errno> {
     retry(|| rustix::fs::futimens(file, &Timestamps { last_access: now, last_modification: now }))
 }
 
+/// Whether the file lies on a FUSE filesystem, whose server may keep its locks.
+pub(crate) fn is_on_fuse(file: &KeptFile) -> bool {
+    const FUSE: u64 = 0x6573_5546;
+    retry(|| rustix::fs::fstatfs(file))
+        .is_ok_and(|stat| u64::try_from(i128::from(stat.f_type) & 0xFFFF_FFFF) == Ok(FUSE))
+}
+
 /// Whether other machines may lock the file too, of which this kernel's events tell nothing.
 pub(crate) fn is_shared_with_other_machines(file: &KeptFile) -> bool {
     /// NFS, SMB (three of them), Ceph, 9P, AFS (two), GFS2, OCFS2, Lustre, FUSE.

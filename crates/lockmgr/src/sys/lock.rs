@@ -41,10 +41,11 @@ pub(crate) fn flock(fd: impl AsFd, mode: Mode, patience: Patience) -> Result<(),
     rustix::fs::flock(fd, operation)
 }
 
-/// `flock(LOCK_UN)`.
+/// `flock(LOCK_UN | LOCK_NB)`: without the second flag, which is otherwise of no consequence here, a FUSE
+/// server is asked for an unlock that may wait, and one that hangs for those never answers.
 pub(crate) fn flock_unlock(fd: impl AsFd) -> Result<(), Errno> {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that makes the call")]
-    rustix::fs::flock(fd, FlockOperation::Unlock)
+    rustix::fs::flock(fd, FlockOperation::NonBlockingUnlock)
 }
 
 /// `fcntl(F_SETLK…)` or `fcntl(F_OFD_SETLK…)`: takes the range.

@@ -44,7 +44,11 @@ pub(crate) fn signals_here(field: &str) -> u64 {
 
 /// The state letter of a process: `S`, `R`, `T` …
 pub(crate) fn state_of(pid: u32) -> Option<char> {
-    status_field(pid, i32::try_from(pid).unwrap(), "State")?.chars().next()
+    state_of_thread(pid, i32::try_from(pid).unwrap())
+}
+
+pub(crate) fn state_of_thread(pid: u32, thread: i32) -> Option<char> {
+    status_field(pid, thread, "State")?.chars().next()
 }
 
 /// The system call in which the thread sleeps, and its first two arguments; `None` when it runs or

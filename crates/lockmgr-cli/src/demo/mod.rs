@@ -1,0 +1,288 @@
+//! `lockmgr demo`: the classic picture of why one wants a lock, played by real processes.
+//!
+//! All workers write what they do into one pipe, a line at a time: the line of an entry after the lock was
+//! granted, that of the exit before it is released. So the order of the lines is the order in which things
+//! happened, without any clock; who enters while another's exit is still to come has *overlapped*. That a
+//! worker of another demo is inside is found out by locks as well, in a file of their own (`others`).
+//!
+//! - `worker`: a worker; `others`: the workers of other demos
+//! - `story`: what happened; `picture`: as SVG
+
+mod others;
+mod picture;
+mod story;
+mod worker;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use lockmgr::FileLock;
+use lockmgr::name::{self, Scope};
+use serde::Serialize;
+
+use crate::cli::DemoArgs;
+use crate::exit::{self, Failure, Status};
+use crate::json::{self, PathJson};
+use crate::outcome::milliseconds;
+use crate::path_of_lock;
+use crate::show::{self, Screen, Style};
+use story::{Deed, Event, Story};
+use worker::{Part, Said};
+
+pub(crate) use worker::play;
+
+/// This program, also when its file has been replaced or removed.
+const PROGRAM: &str = "/proc/self/exe";
+
+pub(crate) fn demo(args: &DemoArgs) -> Result<Status, Failure> {
+    let lock = path_of_lock(&args.lock, false)?;
+    if !name::is_path(&args.lock) {
+        // The directory of named locks may have to be made.
+        let made = FileLock::options().open_named(&args.lock, Scope::User);
+        made.map_err(|error| Failure::of_lock(&error, exit::BUSY))?;
+    }
+    let drawn_only = args.svg.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    let is_told = !args.json && !drawn_only;
+    // Before the play: nobody is to sit through it for a picture that cannot be written.
+    let canvas = match &args.svg {
+        Some(path) if !drawn_only => Some((path, canvas(path)?)),
+        _ => None,
+    };
+    let without_first = args.svg.is_some() && !args.no_lock;
+    let mut stories = Vec::new();
+    for locked in [false, true] {
+        if locked != args.no_lock || without_first {
+            stories.push(perform(args, &lock, locked, is_told)?);
+        }
+    }
+    if drawn_only {
+        show::write(&picture::draw(&stories))?;
+    }
+    if let Some((path, mut canvas)) = canvas {
+        let drawn = picture::draw(&stories);
+        let written = canvas.set_len(0).and_then(|()| canvas.write_all(drawn.as_bytes()));
+        written.map_err(|error| no_picture(path, &error))?;
+    }
+    if args.json && !drawn_only {
+        show::write(&in_json(args, &lock, &stories)?)?;
+    }
+    // That of the lock, if it was played with one.
+    let overlaps = stories.last().map_or(0, Story::overlaps);
+    Ok(if overlaps == 0 { exit::OK } else { exit::OVERLAP })
+}
+
+/// The file for the picture, which keeps what it has until there is one.
+fn canvas(path: &Path) -> Result<File, Failure> {
+    let opened = File::options().write(true).create(true).truncate(false).open(path);
+    opened.map_err(|error| no_picture(path, &error))
+}
+
+fn no_picture(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(exit::CANNOT_OPEN, format!("{}: {error}", show::path(path)))
+}
+
+/// Plays it once.
+fn perform(args: &DemoArgs, lock: &Path, locked: bool, is_told: bool) -> Result<Story, Failure> {
+    let screen = Screen::of_output();
+    if is_told {
+        show::write(&screen.paint(Style::Heading, &heading(args, lock, locked)))?;
+        show::write("\n")?;
+    }
+    let (mut troupe, lines) = Troupe::assemble(args, lock, locked)
+        .map_err(|error| Failure::new(exit::SYSTEM, format!("cannot start a worker: {error}")))?;
+    let mut story = Story::new(locked, args.workers);
+    let mut failure = None;
+    let mut ready = 0;
+    for line in lines.lines().map_while(Result::ok) {
+        let Ok(said) = serde_json::from_str(&line) else { continue };
+        match said {
+            Said::Ready => {
+                ready += 1;
+                // All of them begin together, or those who are first have nobody to meet.
+                if ready == args.workers {
+                    troupe.begin();
+                }
+            }
+            Said::Failed { status, line } => {
+                failure.get_or_insert(Failure::new(status, line));
+                troupe.end();
+            }
+            Said::Did(event) => {
+                let shown = story.add(event);
+                if is_told && let Some((style, text)) = shown {
+                    show::write(&format!("{}\n", screen.paint(style, &text)))?;
+                }
+            }
+        }
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    if let Some(complaint) = troupe.dismiss() {
+        return Err(Failure::new(exit::SYSTEM, complaint));
+    }
+    if is_told {
+        let style = if story.overlaps() > 0 { Style::Alarm } else { Style::Heading };
+        show::write(&format!("{}\n", screen.paint(style, &story.summary())))?;
+    }
+    Ok(story)
+}
+
+fn heading(args: &DemoArgs, lock: &Path, locked: bool) -> String {
+    let workers = show::count(args.workers as usize, "worker");
+    let rounds = show::count(args.rounds as usize, "round");
+    let how = if locked {
+        format!("under the {} lock {}", args.mechanism, show::path(lock))
+    } else {
+        "without a lock".to_owned()
+    };
+    format!("{workers}, {rounds}, {how}")
+}
+
+/// The workers. Killed, by their ids, when dropped.
+struct Troupe {
+    workers: Vec<(Child, Option<ChildStdin>)>,
+}
+
+impl Troupe {
+    fn assemble(
+        args: &DemoArgs,
+        lock: &Path,
+        locked: bool,
+    ) -> io::Result<(Self, BufReader<PipeReader>)> {
+        let (reader, writer) = io::pipe()?;
+        let mut troupe = Self { workers: Vec::new() };
+        for number in 1..=args.workers {
+            let part = Part {
+                number,
+                lock: lock.to_path_buf(),
+                mechanism: locked.then_some(args.mechanism),
+                demo: std::process::id(),
+                rounds: args.rounds,
+                pace: args.pace,
+            };
+            troupe.workers.push(start(&part, writer.try_clone()?)?);
+        }
+        // With `writer` ends the last copy that is no worker's, so the end of the lines is theirs.
+        Ok((troupe, BufReader::new(reader)))
+    }
+
+    fn begin(&mut self) {
+        for (_, input) in &mut self.workers {
+            if let Some(input) = input {
+                // Whoever has gone has said why.
+                drop(input.write_all(b"\n"));
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        for (child, input) in &mut self.workers {
+            drop(input.take());
+            drop(child.kill());
+        }
+    }
+
+    /// Waits for those who have nothing more to say; tells of one who ended badly.
+    fn dismiss(mut self) -> Option<String> {
+        let mut complaint = None;
+        for (number, (child, _)) in (1_u32..).zip(&mut self.workers) {
+            match child.wait() {
+                Ok(status) if status.success() => {}
+                Ok(status) => {
+                    complaint = Some(format!("worker {number} ended too soon: {status}"));
+                }
+                Err(error) => complaint = Some(format!("worker {number} is lost: {error}")),
+            }
+        }
+        complaint
+    }
+}
+
+impl Drop for Troupe {
+    fn drop(&mut self) {
+        self.end();
+        for (child, _) in &mut self.workers {
+            drop(child.wait());
+        }
+    }
+}
+
+fn start(part: &Part, writer: PipeWriter) -> io::Result<(Child, Option<ChildStdin>)> {
+    let mut child = Command::new(PROGRAM)
+        .arg0("lockmgr")
+        .args(part.words())
+        .stdin(Stdio::piped())
+        .stdout(writer)
+        .spawn()?;
+    let input = child.stdin.take();
+    Ok((child, input))
+}
+
+#[derive(Serialize)]
+struct Body {
+    #[serde(flatten)]
+    path: PathJson,
+    runs: Vec<RunJson>,
+}
+
+#[derive(Serialize)]
+struct RunJson {
+    mechanism: Option<String>,
+    workers: u32,
+    rounds: u32,
+    pace_ms: f64,
+    visits: usize,
+    overlaps: usize,
+    events: Vec<EventJson>,
+}
+
+#[derive(Serialize)]
+struct EventJson {
+    ms: f64,
+    worker: u32,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inside: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    others: Option<Option<bool>>,
+}
+
+fn in_json(args: &DemoArgs, lock: &Path, stories: &[Story]) -> Result<String, Failure> {
+    let run = |story: &Story| RunJson {
+        mechanism: story.locked().then(|| args.mechanism.to_string()),
+        workers: args.workers,
+        rounds: args.rounds,
+        pace_ms: milliseconds(args.pace),
+        visits: story.visits(),
+        overlaps: story.overlaps(),
+        events: story.told().map(|(event, inside)| event_json(event, inside)).collect(),
+    };
+    let path = PathJson::of(Some(lock));
+    json::document("demo", Body { path, runs: stories.iter().map(run).collect() })
+}
+
+fn event_json((at, event): (Duration, &Event), inside: &[u32]) -> EventJson {
+    let (name, inside, others) = match event.deed {
+        Deed::Asks => ("asks", None, None),
+        Deed::Enters { others } => ("enters", Some(inside.to_vec()), Some(others)),
+        Deed::Leaves => ("leaves", None, None),
+    };
+    EventJson { ms: milliseconds(at), worker: event.worker, event: name, inside, others }
+}
+
+/// The file beside the lock file in which those who are inside are noted.
+fn beside(lock: &Path) -> PathBuf {
+    let stem = lock.file_stem().unwrap_or_default();
+    let mut file = stem.to_owned();
+    file.push("-inside");
+    if let Some(extension) = lock.extension() {
+        file.push(".");
+        file.push(extension);
+    }
+    lock.with_file_name(file)
+}

@@ -1,0 +1,40 @@
+//! The workers of other demos in the same section.
+//!
+//! Whoever is inside has a shared `ofd` lock on one byte of a file beside the lock file, at the number
+//! of its demo. So whoever enters can ask the kernel whether anybody of another demo is inside; such a lock
+//! hinders nobody and ends with its process. The lock that the demo is about plays no part in that.
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use lockmgr::{FileLock, FileLockGuard, Mechanism, Range};
+
+use crate::sys::actor::{Owner, obstacle};
+use crate::sys::lock::Want;
+
+pub(super) struct Others {
+    lock: FileLock,
+    demo: u32,
+}
+
+impl Others {
+    /// `None` where it cannot be found out.
+    pub(super) fn of(lock: &Path, demo: u32) -> Option<Self> {
+        let range = Range::new(u64::from(demo), 1).ok()?;
+        let options = FileLock::options().mechanism(Mechanism::Ofd).range(range);
+        let lock = options.open(super::beside(lock)).ok()?;
+        Some(Self { lock, demo })
+    }
+
+    /// Notes that this worker is inside, until the guard is dropped; says whether one of another demo is.
+    pub(super) fn enter(&self) -> (Option<FileLockGuard<'_>>, Option<bool>) {
+        let Ok(guard) = self.lock.try_lock_shared() else { return (None, None) };
+        let fd = guard.file().as_raw_fd();
+        let (below, above) = (i64::from(self.demo), i64::from(self.demo) + 1);
+        let seen = |start, length| obstacle(fd, Owner::Description, Want::Exclusive, start, length);
+        // No bytes would mean all of them.
+        let before = if below == 0 { Ok(None) } else { seen(0, below) };
+        let found = before.and_then(|before| Ok(before.is_some() || seen(above, 0)?.is_some()));
+        (Some(guard), found.ok())
+    }
+}
