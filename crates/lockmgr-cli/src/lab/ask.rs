@@ -7,7 +7,7 @@
 use std::io::{self, BufRead, BufReader, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -203,7 +203,7 @@ fn sweep(path: &Path, identity: Identity) -> bool {
     matches!(broom.wait(), Ok(status) if status.success())
 }
 
-fn no_answer(scratch: &PathBuf, ended: bool, swept: bool) -> Answer {
+fn no_answer(scratch: &Path, ended: bool, swept: bool) -> Answer {
     let (cause, mut summary) = if ended {
         (Cause::Hangs, "no answer in time; the processes were killed".to_owned())
     } else {

@@ -52,7 +52,7 @@ pub(crate) fn lab(args: &LabArgs) -> Result<Status, Failure> {
             check_directory(args, &answer)?;
             answers.push(Asked { probe, mechanism, answer });
         }
-        if !report.add(answers)? {
+        if !report.add(&answers)? {
             // Nobody reads it any more.
             break;
         }

@@ -318,6 +318,26 @@ fn the_list_is_what_is_asked() {
     is_empty(scratch.dir());
 }
 
+/// docs/research.md is out of date when a question is missing in it, or an answer is another one.
+#[test]
+fn the_research_has_every_question_and_what_is_expected() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/research.md");
+    let page = fs::read_to_string(page).expect("the page is there");
+    let scratch = Scratch::new();
+    let listed = json(scratch.run(&["lab", "--list", "--json"]).exits(0));
+    for probe in listed["probes"].as_array().expect("a list") {
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let answers = probe["answers"].as_array().expect("a list");
+        let cells: Vec<String> = answers
+            .iter()
+            .map(|answer| text(&answer["expected"]).replace("not applicable", "–"))
+            .collect();
+        let (name, question) = (text(&probe["name"]), text(&probe["question"]));
+        let row = format!("| `{name}` | {} | {question} |\n", cells.join(" | "));
+        assert!(page.contains(&row), "run `cargo xtask research`; there is no {row:?}");
+    }
+}
+
 #[test]
 fn nothing_is_left_when_the_lab_is_ended() {
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
