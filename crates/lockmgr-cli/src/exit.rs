@@ -94,9 +94,9 @@ impl Failure {
             error if error.is_contended() => busy,
             error if error.is_open_failure() => CANNOT_OPEN,
             Error::NotHeld { .. } => NOT_LOCKED,
-            Error::InvalidName { .. } | Error::InvalidRange { .. } | Error::Unsupported { .. } => {
-                USAGE
-            }
+            Error::InvalidName { .. } | Error::InvalidRange { .. } => USAGE,
+            // Options that do not go together; else it is the filesystem that has no such locks.
+            Error::Unsupported { .. } if error.operation() == "open" => USAGE,
             _ => SYSTEM,
         };
         Failure::new(status, error.to_string())

@@ -1,6 +1,7 @@
 //! What the doctor finds, and what it comes to.
 
-use serde::Serialize;
+use lockmgr::Mechanism;
+use serde::{Serialize, Serializer};
 
 use crate::exit::{self, Status};
 
@@ -22,22 +23,51 @@ pub(super) struct Finding {
     pub(super) level: Level,
     /// A word for programs.
     pub(super) code: &'static str,
+    /// Which ones it is about; none for all that is not about a mechanism.
+    #[serde(serialize_with = "names")]
+    pub(super) mechanisms: Vec<Mechanism>,
     /// For people: what it is, and what to do.
     pub(super) text: String,
 }
 
 impl Finding {
     pub(super) fn note(code: &'static str, text: impl Into<String>) -> Self {
-        Self { level: Level::Note, code, text: text.into() }
+        Self::new(Level::Note, code, text.into())
     }
 
     pub(super) fn limit(code: &'static str, text: impl Into<String>) -> Self {
-        Self { level: Level::Limit, code, text: text.into() }
+        Self::new(Level::Limit, code, text.into())
     }
 
     pub(super) fn fatal(code: &'static str, text: impl Into<String>) -> Self {
-        Self { level: Level::Fatal, code, text: text.into() }
+        Self::new(Level::Fatal, code, text.into())
     }
+
+    fn new(level: Level, code: &'static str, text: String) -> Self {
+        Self { level, code, mechanisms: Vec::new(), text }
+    }
+
+    /// As people read it.
+    pub(super) fn told(&self) -> String {
+        let names: Vec<_> = self.mechanisms.iter().map(ToString::to_string).collect();
+        let about = if names.is_empty() { String::new() } else { names.join(", ") + ": " };
+        about + &self.text
+    }
+}
+
+/// Adds what was found of a mechanism to what was found of others, if it is the same.
+pub(super) fn add(findings: &mut Vec<Finding>, finding: Finding) {
+    let same = |other: &&mut Finding| {
+        (other.level, other.code, &other.text) == (finding.level, finding.code, &finding.text)
+    };
+    match findings.iter_mut().find(same) {
+        Some(other) => other.mechanisms.extend(finding.mechanisms),
+        None => findings.push(finding),
+    }
+}
+
+fn names<S: Serializer>(mechanisms: &[Mechanism], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(mechanisms.iter().map(ToString::to_string))
 }
 
 /// May locks be trusted?
@@ -70,8 +100,13 @@ impl Verdict {
     /// In one sentence.
     pub(super) fn told(self, findings: &[Finding]) -> String {
         let codes = |level: Level| {
-            let named = findings.iter().filter(|finding| finding.level == level);
-            named.map(|finding| finding.code).collect::<Vec<_>>().join(", ")
+            let mut named: Vec<_> = findings
+                .iter()
+                .filter(|finding| finding.level == level)
+                .map(|finding| finding.code)
+                .collect();
+            named.dedup();
+            named.join(", ")
         };
         match self {
             Verdict::Fine => "fine: locks can be trusted here".to_owned(),

@@ -119,7 +119,7 @@ impl<'a> Report<'a> {
                 Level::Limit => ("limit", Style::Waits),
                 Level::Fatal => ("trouble", Style::Alarm),
             };
-            rows.cells(style, vec![format!("  {word}"), show::text(&finding.text)]);
+            rows.cells(style, vec![format!("  {word}"), show::text(&finding.told())]);
         }
         // As long as the lines are, they are to be read in full.
         let mut text = rows.render(&Screen::of_output().without_end());
@@ -162,24 +162,22 @@ impl<'a> Report<'a> {
     }
 }
 
-impl trial::Tried {
-    fn told(&self) -> String {
-        match self.works {
-            Works::Yes => "works: keeps others out, waits, and ends with its process".to_owned(),
-            Works::Untried => "not tried".to_owned(),
-            Works::No => "does not work".to_owned(),
-        }
-    }
-}
-
 fn place_told(place: &Place) -> String {
     let Place { kind, source, mount_point, options } = place;
+    // Of the mount and of the filesystem, which often say the same.
+    let mut words: Vec<&str> = Vec::new();
+    for word in options.split(',') {
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    let options = words.join(",");
     format!(
         "{} ({}) on {}, {}",
         show::text(kind),
         show::text(source),
         show::text(mount_point),
-        show::text(options)
+        show::text(&options)
     )
 }
 
@@ -192,15 +190,11 @@ fn add_what_was_tried(
 ) -> Reach {
     let works = |one: &&trial::Tried| one.works == Works::Yes;
     let some_work = trial.tried.iter().any(|one| works(&one));
-    for one in &trial.tried {
-        findings.extend(one.findings.iter().cloned().map(|finding| {
-            // One that works is enough for those who know which.
-            if some_work && finding.level == Level::Fatal {
-                Finding { level: Level::Limit, ..finding }
-            } else {
-                finding
-            }
-        }));
+    for finding in trial.tried.iter().flat_map(|one| &one.findings) {
+        // One that works is enough for those who know which.
+        let is_no_end = some_work && finding.level == Level::Fatal;
+        let level = if is_no_end { Level::Limit } else { finding.level };
+        finding::add(findings, Finding { level, ..finding.clone() });
     }
     if trial.one_space == Some(true) {
         findings.push(Finding::limit(

@@ -21,22 +21,19 @@ const MECHANISMS: [Mechanism; 3] = [Mechanism::Flock, Mechanism::Ofd, Mechanism:
 const QUESTIONS: [(&str, Weight); 8] = [
     (
         "processes",
-        Weight::Essential("false-success", "two processes were granted an exclusive lock at once"),
+        Weight::Essential("false-success", "two processes have an exclusive lock at once"),
     ),
     (
         "shared-excludes",
-        Weight::Essential("false-success", "a shared lock did not keep an exclusive one out"),
+        Weight::Essential("false-success", "one has it exclusively while another shares it"),
     ),
     ("wait-free", Weight::Essential("waits-fail", "a call that may wait does not get a free lock")),
     (
         "wait",
-        Weight::Essential(
-            "waits-fail",
-            "who waits for the lock does not get it when it is released",
-        ),
+        Weight::Essential("waits-fail", "who waits for it does not get it when it is released"),
     ),
-    ("kill", Weight::Essential("not-released", "a lock stays held when its holder is killed")),
-    ("shared", Weight::Limit("not-shared", "two processes cannot share a lock")),
+    ("kill", Weight::Essential("not-released", "it stays held when its holder is killed")),
+    ("shared", Weight::Limit("not-shared", "two processes cannot share it")),
     ("table", Weight::Silent),
     ("signal", Weight::Limit("not-interruptible", "a signal does not end a wait")),
 ];
@@ -56,7 +53,8 @@ pub(super) struct Tried {
     pub(super) mechanism: Mechanism,
     pub(super) works: Works,
     pub(super) answers: Vec<(&'static str, Answer)>,
-    /// What stands in the way, and what does not do so altogether.
+    /// What stands in the way, and what does not do so altogether; the first one is the reason if it does
+    /// not work.
     pub(super) findings: Vec<Finding>,
 }
 
@@ -128,46 +126,41 @@ fn try_one<'a>(mechanism: Mechanism, ask: impl Fn(&str) -> Option<(&'a Probe, An
 impl Tried {
     /// Draws the conclusion from an answer that is not as expected; true when nothing more need be asked.
     fn weigh(&mut self, weight: Weight, answer: &Answer) -> bool {
-        let mechanism = self.mechanism;
         if let Some(Cause::Lab) = answer.cause {
             self.works = Works::Untried;
-            self.add(Finding::limit(
-                "not-tried",
-                format!("it could not be tried out: {}", answer.summary),
-            ));
+            let text = format!("could not be tried out: {}", answer.summary);
+            self.add(Finding::limit("not-tried", text));
             return true;
         }
         match (weight, &answer.cause) {
             (Weight::Silent, _) => false,
             (Weight::Limit(code, what), None) => {
-                self.add(Finding::limit(code, format!("{what} ({})", answer.summary)));
+                self.add(Finding::limit(code, what));
                 false
             }
             (Weight::Essential(code, what), None) => {
                 self.works = Works::No;
-                self.add(Finding::fatal(code, format!("{what} ({})", answer.summary)));
+                self.add(Finding::fatal(code, what));
                 true
             }
             (_, Some(Cause::Call { errno })) if answer.steps.is_empty() => {
                 self.works = Works::Untried;
                 let text =
-                    format!("it could not be tried out: no directory can be made here ({errno})");
+                    format!("could not be tried out: no directory can be made here ({errno})");
                 self.add(Finding::limit("not-tried", text));
                 true
             }
             (_, Some(Cause::Call { errno })) => {
                 self.works = Works::No;
-                self.add(Finding::fatal(
-                    "no-locks",
-                    format!("the lock call fails with {errno}{}", why(errno)),
-                ));
+                let text = format!("the lock call fails with {errno}{}", why(errno));
+                self.add(Finding::fatal("no-locks", text));
                 true
             }
             (Weight::Limit("not-interruptible", _), Some(Cause::Hangs | Cause::Stuck)) => {
                 self.add(Finding::limit(
                     "not-interruptible",
-                    "a process that waits cannot be interrupted, not even by SIGKILL: the server does not \
-                     heed it (lockmgr does not sleep in that call; it asks again every 50 ms)",
+                    "a process that waits cannot be interrupted, not even by SIGKILL, because the server \
+                     does not heed it (lockmgr does not sleep in that call, it asks every 50 ms)",
                 ));
                 true
             }
@@ -175,8 +168,8 @@ impl Tried {
                 self.works = Works::No;
                 self.add(Finding::fatal(
                     "hangs",
-                    format!("{mechanism} calls that may wait never come back, and their processes cannot be \
-                             killed ({})", answer.summary),
+                    "a call that may wait never comes back, and who has made it may not even be killed \
+                     (lockmgr's own waits only ask, and get by)",
                 ));
                 true
             }
@@ -184,8 +177,19 @@ impl Tried {
     }
 
     fn add(&mut self, finding: Finding) {
-        let text = format!("{}: {}", self.mechanism, finding.text);
-        self.findings.push(Finding { text, ..finding });
+        self.findings.push(Finding { mechanisms: vec![self.mechanism], ..finding });
+    }
+
+    /// In a few words.
+    pub(super) fn told(&self) -> String {
+        let reason = self.findings.first().map_or("", |finding| finding.text.as_str());
+        match self.works {
+            Works::Yes => "works: keeps others out, waits, and ends with its process".to_owned(),
+            Works::Untried => reason.to_owned(),
+            Works::No => {
+                format!("does not work: {}", reason.split([',', ':']).next().unwrap_or(reason))
+            }
+        }
     }
 
     fn verdict_of(&self, name: &str) -> Option<Answered> {
