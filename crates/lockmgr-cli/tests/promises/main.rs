@@ -12,6 +12,7 @@ mod every_and_fenced;
 mod exit_codes;
 mod fair;
 mod fd_forms;
+mod filesystems;
 mod flock;
 mod hand_over;
 mod hold_tree;
