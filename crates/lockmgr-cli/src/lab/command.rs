@@ -100,7 +100,7 @@ fn check_directory(args: &LabArgs, answer: &Answer) -> Result<(), Failure> {
     let why = match &answer.cause {
         Some(Cause::Scratch { errno }) => {
             let what = match errno.as_str() {
-                "ENOENT" => "there is no such directory",
+                "ENOENT" => "there is no such directory, or none can be made in it",
                 "ENOTDIR" => "it is no directory",
                 "EACCES" | "EPERM" => "permission denied",
                 "EROFS" => "the filesystem is read-only",

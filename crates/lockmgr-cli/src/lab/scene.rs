@@ -156,20 +156,35 @@ impl Scene {
         }
     }
 
-    /// The lines of the kernel's table about the file. `shown`: what fdinfo shows of a lock on it, with the
-    /// name that the kernel has for the file; a filesystem may show another inode than that one.
-    pub(crate) fn table(&self, path: &str, shown: &[String]) -> Res<Vec<String>> {
+    /// The lines of the kernel's table about the file, when one of them is as wanted, or none after many
+    /// looks. `shown`: what fdinfo shows of a lock on it, with the name that the kernel has for the file; a
+    /// filesystem may show another inode than that one.
+    pub(crate) fn table(
+        &self,
+        path: &str,
+        shown: &[String],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Res<Vec<String>> {
+        // The table is read a page at a time. When somebody else's lock goes in between, those behind it
+        // move up, and one may be missed: by one look, but hardly by so many.
+        const LOOKS: usize = 20;
         // `1: POSIX ADVISORY WRITE 4711 fe:00:42 0 EOF`
         let known = shown.first().and_then(|line| line.split(' ').nth(5)).map(str::to_owned);
         let file = match known {
             Some(file) => format!(" {file} "),
             None => format!(":{} ", std::fs::metadata(path)?.ino()),
         };
-        let lines: Vec<String> = std::fs::read_to_string("/proc/locks")?
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .filter(|line| line.contains(&file))
-            .collect();
+        let mut lines = Vec::new();
+        for _ in 0..LOOKS {
+            lines = std::fs::read_to_string("/proc/locks")?
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .filter(|line| line.contains(&file))
+                .collect();
+            if lines.iter().any(|line| wanted(line)) {
+                break;
+            }
+        }
         let found = if lines.is_empty() { "no line".to_owned() } else { lines.join("; ") };
         self.add("lab", format!("reads /proc/locks about {path:?}"), Some(found));
         Ok(lines)

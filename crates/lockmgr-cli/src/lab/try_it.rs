@@ -84,8 +84,10 @@ fn make(call: LockCall) -> io::Result<()> {
 /// Until the time is over, or until Enter is pressed.
 fn hold(pid: u32, call: LockCall, time: Duration) -> Result<(), Failure> {
     let input = io::stdin();
-    let shown = duration::show(time);
-    show::write(&format!("pid {pid}: holds it for {shown}, or until Enter is pressed\n"))?;
+    if !time.is_zero() {
+        let shown = duration::show(time);
+        show::write(&format!("pid {pid}: holds it for {shown}, or until Enter is pressed\n"))?;
+    }
     let end = Instant::now() + time;
     let mut listens = true;
     loop {

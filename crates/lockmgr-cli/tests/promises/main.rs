@@ -21,6 +21,7 @@ mod if_busy;
 mod inherited_signal_state;
 mod json_schema;
 mod kill;
+mod lab;
 mod lock_lasts_as_long_as_command;
 mod log;
 mod ls;
