@@ -7,8 +7,8 @@
 //! | 0 | `lock`, `unlock`, `path`, `ls`, `wait`, `top`, `completions`, `--help`, `--version` did what they say |
 //! | 0 | `run --every`: the last success is not that long ago, and the command was not run |
 //! | 1 | `unlock --fd N`: there was no lock to release |
-//! | 1 | `who`, `kill`: nobody holds the lock; `deadlocks`: there is one; `lab`: an answer is not as expected |
-//! | 1 | `demo`: somebody was inside while another entered; `doctor`: locks work, with limits |
+//! | 1 | `who`, `kill`: nobody holds the lock; `deadlocks`: there is one |
+//! | 1 | `demo`: somebody was inside while another entered; `lab`: an answer is not as expected; `doctor`: locks work, with limits |
 //! | 2 | `doctor`: locks are not to be relied on |
 //! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open; `top` without a terminal |
 //! | 70 | a defect in lockmgr itself |

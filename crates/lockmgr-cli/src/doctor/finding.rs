@@ -110,6 +110,12 @@ impl Verdict {
         };
         match self {
             Verdict::Fine => "fine: locks can be trusted here".to_owned(),
+            Verdict::Limits if findings.iter().any(|finding| finding.code == "not-tried") => {
+                format!(
+                    "locks were not tried out; as far as can be seen they work here, with limits: {}",
+                    codes(Level::Limit)
+                )
+            }
             Verdict::Limits => format!("locks work here, with limits: {}", codes(Level::Limit)),
             Verdict::Unusable => format!("do not rely on locks here: {}", codes(Level::Fatal)),
         }

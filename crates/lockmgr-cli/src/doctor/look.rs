@@ -64,6 +64,8 @@ pub(super) struct Seen {
     pub(super) directory: DirectorySeen,
     /// What PATH names, if that is not the directory itself; `None` when there is nothing yet.
     pub(super) file: Option<FileSeen>,
+    /// PATH names the directory itself.
+    pub(super) is_directory: bool,
     /// What came of making a file.
     pub(super) scratch: Result<ScratchSeen, String>,
     /// `fs.protected_regular`.
@@ -266,6 +268,7 @@ fn see(path: &Path) -> Result<Seen, Trouble> {
         place,
         directory,
         file,
+        is_directory: subject.name.is_none(),
         scratch,
         protected_regular: protected.trim().parse().unwrap_or(0),
         user: rustix::process::geteuid().as_raw(),

@@ -15,10 +15,15 @@ pub(super) fn found(seen: &Seen) -> Vec<Finding> {
     if let Some(file) = &seen.file {
         of_the_file(file, seen, &mut findings);
     } else if let Err(errno) = &seen.scratch {
-        findings.push(Finding::limit(
-            "no-new-files",
-            format!("no file can be made in the directory ({errno}), so a lock file must be there already"),
-        ));
+        findings.push(if seen.is_directory {
+            let text = format!(
+                "no lock file can be made there ({errno}), only what is there already locked"
+            );
+            Finding::limit("no-new-files", text)
+        } else {
+            let text = format!("the lock file is not there, and cannot be made ({errno})");
+            Finding::fatal("no-new-files", text)
+        });
     }
     let mode = seen.directory.mode;
     if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
@@ -118,6 +123,7 @@ fn is_protected(file: &FileSeen, seen: &Seen) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding::Level;
     use super::super::look::{DirectorySeen, ScratchSeen};
     use super::*;
 
@@ -126,6 +132,7 @@ mod tests {
             place: None,
             directory: DirectorySeen { mode: 0o755, owner: 0 },
             file: None,
+            is_directory: true,
             scratch: Ok(ScratchSeen { owner: 0, ahead_ms: 0 }),
             protected_regular: 1,
             user: 0,
@@ -175,7 +182,10 @@ mod tests {
 
         let open = DirectorySeen { mode: 0o777, owner: 0 };
         assert_eq!(codes(&Seen { directory: open, ..seen() }), "anybody-may-replace");
-        assert_eq!(codes(&Seen { scratch: Err("EROFS".into()), ..seen() }), "no-new-files");
+        let full = Seen { scratch: Err("EROFS".into()), ..seen() };
+        assert_eq!((codes(&full), found(&full)[0].level), ("no-new-files".into(), Level::Limit));
+        let not_there = Seen { is_directory: false, ..full };
+        assert_eq!(found(&not_there)[0].level, Level::Fatal);
         let squashed = Ok(ScratchSeen { owner: 65534, ahead_ms: -90_000 });
         assert_eq!(codes(&Seen { scratch: squashed, ..seen() }), "squashed clock");
         assert_eq!(of_file(FileSeen { kind: KindSeen::Link, ..regular() }), "link");

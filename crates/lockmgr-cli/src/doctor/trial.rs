@@ -143,10 +143,10 @@ impl Tried {
                 self.add(Finding::fatal(code, what));
                 true
             }
-            (_, Some(Cause::Call { errno })) if answer.steps.is_empty() => {
+            (_, Some(Cause::Scratch { errno })) => {
                 self.works = Works::Untried;
                 let text =
-                    format!("could not be tried out: no directory can be made here ({errno})");
+                    format!("could not be tried out: no directory can be made there ({errno})");
                 self.add(Finding::limit("not-tried", text));
                 true
             }
