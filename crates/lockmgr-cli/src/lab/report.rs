@@ -224,9 +224,9 @@ mod tests {
     fn the_line_says_what_was_expected_and_what_is() {
         let probe = probe(Expected::all(Expectation::No));
         let line = unexpected(&asked(&probe, Verdict::Yes, None));
-        assert_eq!(line, "dup, ofd: expected no, and it is yes: A\\x1b has it");
+        assert_eq!(line, "dup, ofd: expected no, and it is yes: A\\u{1b} has it");
         let line = unexpected(&asked(&probe, Verdict::Error, Some(Cause::Hangs)));
-        assert_eq!(line, "dup, ofd: expected no, and there is no answer: A\\x1b has it");
+        assert_eq!(line, "dup, ofd: expected no, and there is no answer: A\\u{1b} has it");
     }
 
     #[test]
