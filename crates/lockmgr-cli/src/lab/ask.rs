@@ -43,7 +43,7 @@ pub(crate) fn ask(
     let script = Script { probe: probe.name, mechanism, scratch, deadline };
     let mut answer = match Stage::start(&script) {
         Ok(stage) => stage.answer(&script, since + deadline + GRACE, interrupt),
-        Err(error) => failed(Cause::Lab, format!("cannot start a process for it: {error}")),
+        Err(error) => failed(Cause::Lab, format!("the lab cannot begin: {error}")),
     };
     answer.took = since.elapsed();
     answer
@@ -85,6 +85,7 @@ enum Heard {
 
 impl Stage {
     fn start(script: &Script<'_>) -> io::Result<Self> {
+        part::check_proc()?;
         let (told, teller) = io::pipe()?;
         let child = Command::new(part::PROGRAM)
             .arg0("lockmgr")

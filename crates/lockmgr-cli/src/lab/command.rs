@@ -112,6 +112,9 @@ fn check_directory(args: &LabArgs, answer: &Answer) -> Result<(), Failure> {
         Some(Cause::Hangs | Cause::Stuck) if answer.place.is_none() => {
             format!("the filesystem of {directory} does not answer: {}", answer.summary)
         }
+        Some(Cause::Lab) if answer.place.is_none() => {
+            return Err(Failure::new(exit::SYSTEM, &answer.summary));
+        }
         _ => return Ok(()),
     };
     let line = format!("{why}; name another one with --dir");

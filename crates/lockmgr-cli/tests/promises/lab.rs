@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Finished, Running, Scratch, finished, has, is_locked, is_root, json, pid, skip, state,
+    Finished, LOCKMGR, Running, Scratch, finished, has, is_locked, is_root, json, pid, skip, state,
     wait_until,
 };
 use crate::terminal::Terminal;
@@ -230,6 +230,21 @@ fn directories_that_will_not_do_are_named() {
         assert!(!ran.err.contains('\x1b'), "{ran:?}");
     }
     assert_eq!(entries(scratch.dir()).len(), 2);
+}
+
+#[test]
+fn without_a_view_of_its_processes_it_says_so() {
+    let scratch = Scratch::new();
+    let foreign = finished(&mut scratch.command(&["unshare", "--pid", "--fork", "true"]));
+    if foreign.code != Some(0) {
+        skip(&format!("no pid namespace can be made: {}", foreign.err.trim()));
+        return;
+    }
+    let ran = finished(&mut scratch.command(&["unshare", "--pid", "--fork", LOCKMGR, "lab"]));
+    ran.exits(74).says(&["/proc", "another pid namespace"]);
+    let words = ["unshare", "--pid", "--fork", "--mount-proc", LOCKMGR, "lab", "wait", "table*"];
+    finished(&mut scratch.command(&words)).exits(0);
+    is_empty(scratch.dir());
 }
 
 #[test]
