@@ -9,6 +9,7 @@ mod lint;
 mod man;
 mod prepare;
 mod python;
+mod research;
 mod soak;
 mod step;
 mod test;
@@ -51,6 +52,8 @@ enum Chore {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Run `lockmgr lab` on real filesystems (as root), and write the answers into docs/research.md
+    Research,
     /// Measure, and write the tables into docs/benchmarks.md and README.md
     Bench {
         /// Seconds instead of minutes; prints the tables and writes nothing
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Chore::Test { python, runner_args } => test::run(python, &runner_args),
         Chore::Man { out } => man::run(out),
         Chore::Soak { rounds, filter } => soak::run(rounds, filter.as_deref()),
+        Chore::Research => research::run(),
         Chore::Bench { quick, python: true, .. } => bench::run_python(quick),
         Chore::Bench { quick, only, .. } => bench::run(quick, only),
     };

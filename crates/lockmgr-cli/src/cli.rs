@@ -4,6 +4,7 @@
 //! completions are made from it.
 
 mod demo;
+mod doctor;
 mod fd;
 mod kill;
 mod lab;
@@ -21,6 +22,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use lockmgr::{Mechanism, Mode, Range};
 
 pub(crate) use demo::DemoArgs;
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use fd::{LockArgs, UnlockArgs};
 pub(crate) use kill::KillArgs;
 pub(crate) use lab::{LabArgs, LabOrder, SizesArgs, TryArgs};
@@ -74,6 +76,7 @@ pub(crate) enum Order {
     Log(LogArgs),
     Lab(LabArgs),
     Demo(DemoArgs),
+    Doctor(DoctorArgs),
     Path(PathArgs),
     Completions(CompletionsArgs),
     Top(TopArgs),

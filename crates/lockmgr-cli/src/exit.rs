@@ -8,8 +8,8 @@
 //! | 0 | `run --every`: the last success is not that long ago, and the command was not run |
 //! | 1 | `unlock --fd N`: there was no lock to release |
 //! | 1 | `who`, `kill`: nobody holds the lock; `deadlocks`: there is one |
-//! | 1 | `demo`: somebody was inside while another entered |
-//! | 1 | `who`, `kill`: nobody holds the lock; `deadlocks`: there is one; `lab`: an answer is not as expected |
+//! | 1 | `demo`: somebody was inside while another entered; `lab`: an answer is not as expected; `doctor`: locks work, with limits |
+//! | 2 | `doctor`: locks are not to be relied on |
 //! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open; `top` without a terminal |
 //! | 70 | a defect in lockmgr itself |
 //! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock; a file of `--result`, `log` or `--svg` |
@@ -31,6 +31,8 @@ pub(crate) const OK: Status = 0;
 pub(crate) const NOT_LOCKED: Status = 1;
 pub(crate) const DEADLOCK: Status = 1;
 pub(crate) const OVERLAP: Status = 1;
+pub(crate) const LIMITS: Status = 1;
+pub(crate) const UNUSABLE: Status = 2;
 pub(crate) const UNEXPECTED: Status = 1;
 pub(crate) const USAGE: Status = 64;
 pub(crate) const DEFECT: Status = 70;
@@ -92,9 +94,9 @@ impl Failure {
             error if error.is_contended() => busy,
             error if error.is_open_failure() => CANNOT_OPEN,
             Error::NotHeld { .. } => NOT_LOCKED,
-            Error::InvalidName { .. } | Error::InvalidRange { .. } | Error::Unsupported { .. } => {
-                USAGE
-            }
+            Error::InvalidName { .. } | Error::InvalidRange { .. } => USAGE,
+            // Options that do not go together; else it is the filesystem that has no such locks.
+            Error::Unsupported { .. } if error.operation() == "open" => USAGE,
             _ => SYSTEM,
         };
         Failure::new(status, error.to_string())

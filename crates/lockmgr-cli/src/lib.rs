@@ -17,6 +17,7 @@
 //!   `json` for programs
 //! - `top`: the live view of all locks (feature `top`); `signal_holder`: a signal that cannot hit another
 //!   process, for it and for `kill`
+//! - `lab`: how locks behave here: questions that real processes ask the kernel
 //! - `exit`: every exit status; `say`: every message
 //! - `sys`: all unsafe code
 //!
@@ -31,6 +32,7 @@ mod child;
 mod command;
 mod deadlocks;
 mod demo;
+mod doctor;
 mod duration;
 mod exit;
 mod flock;
@@ -72,9 +74,9 @@ use sys::signals;
 #[must_use]
 pub fn start(words: &[OsString]) -> i32 {
     panic::set_hook(Box::new(say_defect));
-    if let Some(status) =
-        words.get(1..).and_then(|rest| lab::play(rest).or_else(|| demo::play(rest)))
-    {
+    // A process that is this program once more, and does something for another one.
+    let helper = |rest| lab::play(rest).or_else(|| demo::play(rest)).or_else(|| doctor::play(rest));
+    if let Some(status) = words.get(1..).and_then(helper) {
         return i32::from(status);
     }
     let status = panic::catch_unwind(|| match flock::words(words) {
@@ -101,6 +103,7 @@ fn obey(order: Order) -> Status {
         Order::Log(args) => report(|| log::log(&args), false),
         Order::Lab(args) => report(|| lab::lab(&args), false),
         Order::Demo(args) => report(|| demo::demo(&args), false),
+        Order::Doctor(args) => report(|| doctor::doctor(&args), false),
         Order::Path(args) => finish(path(&args), false),
         Order::Completions(args) => finish(completions(&args), false),
         Order::Top(args) => finish(top(&args), false),

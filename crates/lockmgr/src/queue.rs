@@ -179,16 +179,9 @@ impl Node {
                 // Longer than the kernel can count is looked at again in a few billion years.
                 left.try_into().unwrap_or(futex::Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
             });
-<<<<<<< HEAD
             // Else it was told, had been told before it slept, or is out of time.
             let slept = futex::wait(&self.told, futex::Flags::PRIVATE, told, left.as_ref());
             if slept == Err(Errno::INTR) {
-=======
-            // Otherwise it was told, had been told before it slept, or is out of time.
-            if let Err(Errno::INTR) =
-                futex::wait(&self.told, futex::Flags::PRIVATE, told, left.as_ref())
-            {
->>>>>>> compat
                 wait::interrupted()?;
             }
         }

@@ -20,7 +20,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{self, CWD, Mode, OFlags, RenameFlags, inotify};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, set_parent_process_death_signal};
-use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::thread::{
+    ClockId, CpuSet, clock_nanosleep_absolute, gettid, sched_getaffinity, sched_getcpu,
+    sched_setaffinity,
+};
 
 use super::call::{Access, Call, Fd, LockCall, Making, Naming, Order, Outcome, Report, To};
 use super::part;
@@ -175,11 +178,11 @@ impl Hands {
         Ok(adopted)
     }
 
-    fn keep(&self, fd: OwnedFd) -> Made {
+    fn keep(&self, fd: OwnedFd) -> (i64, Option<String>) {
         let number = fd.as_raw_fd();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.insert(number, Arc::new(fd));
-        Ok((i64::from(number), None))
+        (i64::from(number), None)
     }
 
     fn close(&self, fd: Fd) -> Made {
@@ -193,9 +196,9 @@ impl Hands {
         let nothing = |()| (0, None);
         let plain = |result: Result<(), Errno>| Ok(result.map(nothing)?);
         match call {
-            Call::Open { path, access } => self.keep(open(path, *access)?),
+            Call::Open { path, access } => Ok(self.keep(open(path, *access)?)),
             Call::Close { fd } => self.close(*fd),
-            Call::Dup { fd } => self.keep(rustix::io::dup(self.get(*fd)?)?),
+            Call::Dup { fd } => Ok(self.keep(rustix::io::dup(self.get(*fd)?)?)),
             Call::Lock(lock) => lock.make().map(nothing),
             Call::Test { fd, mechanism, to } => test(*fd, *mechanism, *to),
             Call::Lockf { fd } => raw::lockf(*fd, libc::F_TLOCK, 0).map(nothing),
@@ -209,7 +212,10 @@ impl Hands {
             Call::Name { how, from, to } => plain(name(*how, from, to)),
             Call::Unlink { path } => plain(fs::unlink(path)),
             Call::Mkdir { path } => plain(fs::mkdir(path, Mode::RWXU)),
-            Call::MakeMany { how, prefix, rounds } => make_many(*how, prefix, *rounds),
+            Call::MakeMany { at, how, prefix, rounds } => {
+                sleep_until(*at);
+                make_many(*how, prefix, *rounds)
+            }
             Call::RenameOver { path, rounds } => rename_over(path, *rounds),
             Call::LookFor { path, rounds } => look_for(path, *rounds),
             Call::Catch { signal, restart } => raw::catch(*signal, *restart).map(nothing),
@@ -218,7 +224,7 @@ impl Hands {
             Call::Watch { path } => {
                 let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
                 inotify::add_watch(&watch, path, inotify::WatchFlags::CLOSE)?;
-                self.keep(watch)
+                Ok(self.keep(watch))
             }
             Call::Events { fd, milliseconds } => events(&*self.get(*fd)?, *milliseconds),
             Call::Fork | Call::Exec | Call::Exit => {
@@ -278,6 +284,15 @@ fn name(how: Naming, from: &str, to: &str) -> Result<(), Errno> {
         Naming::Link => fs::link(from, to),
         Naming::Symlink => fs::symlink(from, to),
     }
+}
+
+fn sleep_until(nanoseconds: u64) {
+    let time = Timespec {
+        tv_sec: i64::try_from(nanoseconds / 1_000_000_000).unwrap_or(0),
+        tv_nsec: i64::try_from(nanoseconds % 1_000_000_000).unwrap_or(0),
+    };
+    // Early is no harm.
+    let _slept = clock_nanosleep_absolute(ClockId::Monotonic, &time);
 }
 
 fn make_many(how: Making, prefix: &str, rounds: u32) -> Made {

@@ -162,8 +162,10 @@ pub(crate) enum Call {
     Mkdir {
         path: String,
     },
-    /// Tries to make `PREFIX0`, `PREFIX1`, …; how many of them it made, the others were there.
+    /// Tries to make `PREFIX0`, `PREFIX1`, …; how many of them it made, the others were there. Begins at a time
+    /// of the monotonic clock, in nanoseconds, so that all racers are off together.
     MakeMany {
+        at: u64,
         how: Making,
         prefix: String,
         rounds: u32,
@@ -237,7 +239,7 @@ impl Call {
             },
             Call::Unlink { path } => format!("unlink({path:?})"),
             Call::Mkdir { path } => format!("mkdir({path:?}, 0700)"),
-            Call::MakeMany { how, prefix, rounds } => {
+            Call::MakeMany { how, prefix, rounds, .. } => {
                 let last = rounds.saturating_sub(1);
                 match how {
                     Making::Create => {
@@ -366,6 +368,7 @@ pub(crate) mod mechanism {
     use lockmgr::Mechanism;
     use serde::{Deserialize, Deserializer, Serializer, de};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(crate) fn serialize<S: Serializer>(
         value: &Mechanism,
         serializer: S,

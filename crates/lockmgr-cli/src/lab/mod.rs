@@ -18,7 +18,7 @@ mod ask;
 mod asleep;
 mod call;
 mod command;
-mod errno;
+pub(crate) mod errno;
 mod json;
 mod list;
 mod part;

@@ -27,7 +27,7 @@ impl Place {
         table.lines().find(|line| line.split(' ').next() == Some(id)).and_then(Self::parse)
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let (of_mount, of_filesystem) = line.split_once(" - ")?;
         let mut of_mount = of_mount.split(' ').skip(4);
         let (mount_point, first) = (of_mount.next()?, of_mount.next()?);

@@ -4,7 +4,7 @@
 //! wants the answer any more.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -31,6 +31,7 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    #[expect(clippy::unnecessary_wraps, reason = "it is the last line of every scene")]
     pub(crate) fn that(yes: bool, because: impl Into<String>) -> Result<Self, Trouble> {
         Ok(Self { yes, because: because.into() })
     }
@@ -156,20 +157,35 @@ impl Scene {
         }
     }
 
-    /// The lines of the kernel's table about the file. `shown`: what fdinfo shows of a lock on it, with the
-    /// name that the kernel has for the file; a filesystem may show another inode than that one.
-    pub(crate) fn table(&self, path: &str, shown: &[String]) -> Res<Vec<String>> {
+    /// The lines of the kernel's table about the file, when one of them is as wanted, or none after many
+    /// looks. `shown`: what fdinfo shows of a lock on it, with the name that the kernel has for the file; a
+    /// filesystem may show another inode than that one.
+    pub(crate) fn table(
+        &self,
+        path: &str,
+        shown: &[String],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Res<Vec<String>> {
+        // The table is read a page at a time. When somebody else's lock goes in between, those behind it
+        // move up, and one may be missed: by one look, but hardly by so many.
+        const LOOKS: usize = 20;
         // `1: POSIX ADVISORY WRITE 4711 fe:00:42 0 EOF`
         let known = shown.first().and_then(|line| line.split(' ').nth(5)).map(str::to_owned);
         let file = match known {
             Some(file) => format!(" {file} "),
             None => format!(":{} ", std::fs::metadata(path)?.ino()),
         };
-        let lines: Vec<String> = std::fs::read_to_string("/proc/locks")?
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-            .filter(|line| line.contains(&file))
-            .collect();
+        let mut lines = Vec::new();
+        for _ in 0..LOOKS {
+            lines = std::fs::read_to_string("/proc/locks")?
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .filter(|line| line.contains(&file))
+                .collect();
+            if lines.iter().any(|line| wanted(line)) {
+                break;
+            }
+        }
         let found = if lines.is_empty() { "no line".to_owned() } else { lines.join("; ") };
         self.add("lab", format!("reads /proc/locks about {path:?}"), Some(found));
         Ok(lines)
@@ -253,7 +269,7 @@ struct Process {
     pid: Cell<i32>,
     raw: RefCell<VecDeque<u8>>,
     here: RefCell<HashMap<u64, (i32, i32)>>,
-    begun: RefCell<HashMap<u64, ()>>,
+    begun: RefCell<HashSet<u64>>,
     done: RefCell<HashMap<u64, Outcome>>,
     /// The kernel's number of each thread that has said it.
     threads: RefCell<HashMap<u32, i32>>,
@@ -287,7 +303,7 @@ impl Process {
                 Report::Here { id, pid, thread } => {
                     self.here.borrow_mut().insert(id, (pid, thread));
                 }
-                Report::Begins { id } => drop(self.begun.borrow_mut().insert(id, ())),
+                Report::Begins { id } => drop(self.begun.borrow_mut().insert(id)),
                 Report::Done { id, outcome } => drop(self.done.borrow_mut().insert(id, outcome)),
             }
         }
@@ -475,7 +491,7 @@ impl<'s> Actor<'s> {
                 self.scene.add(&self.name, call.to_owned(), Some("does not come back".to_owned()));
                 return Err(Trouble::Hangs { who: self.name.clone(), what: call.to_owned() });
             }
-            if !process.begun.borrow().contains_key(&id) {
+            if !process.begun.borrow().contains(&id) {
                 self.scene.listen(process, self.scene.left(), &self.name)?;
                 continue;
             }

@@ -46,6 +46,11 @@ impl Screen {
         }
     }
 
+    /// For lines that are to be read in full, even if a terminal has to break them.
+    pub(crate) fn without_end(self) -> Self {
+        Self { width: None, ..self }
+    }
+
     /// No terminal, whatever this process has.
     #[cfg(test)]
     pub(super) fn plain(width: Option<usize>) -> Self {

@@ -65,8 +65,10 @@ pub(super) fn probes() -> Vec<Probe> {
 fn race(scene: &Scene, how: Making) -> Res<Found> {
     let racers = [scene.process("A")?, scene.process("B")?, scene.process("C")?];
     let mut running = Vec::new();
+    let at = soon();
     for racer in &racers {
         running.push(racer.begins(Call::MakeMany {
+            at,
             how,
             prefix: "n".to_owned(),
             rounds: NAMES,
@@ -80,6 +82,13 @@ fn race(scene: &Scene, how: Making) -> Res<Found> {
     let once = made.iter().sum::<i64>() == i64::from(NAMES);
     let [a, b, c] = made[..] else { unreachable!("three racers") };
     Found::that(once, format!("of {NAMES} names A made {a}, B {b}, C {c}"))
+}
+
+/// A time of the monotonic clock by which all racers will have heard of it.
+fn soon() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) + 2_000_000
 }
 
 fn stale(scene: &Scene) -> Res<Found> {

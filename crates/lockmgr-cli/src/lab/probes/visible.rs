@@ -85,7 +85,7 @@ fn table(scene: &Scene) -> Res<Found> {
     let a = scene.process("A")?;
     let file = a.opens("file")?;
     a.takes(file, Exclude)?;
-    let lines = scene.table("file", &a.shown_by_descriptor(file)?)?;
+    let lines = scene.table("file", &a.shown_by_descriptor(file)?, |_| true)?;
     Found::that(
         !lines.is_empty(),
         lines.first().map_or("there is no such line".to_owned(), |line| format!("\"{line}\"")),
@@ -96,7 +96,7 @@ fn table_pid(scene: &Scene) -> Res<Found> {
     let a = scene.process("A")?;
     let file = a.opens("file")?;
     a.takes(file, Exclude)?;
-    let lines = scene.table("file", &a.shown_by_descriptor(file)?)?;
+    let lines = scene.table("file", &a.shown_by_descriptor(file)?, |_| true)?;
     // `1: POSIX  ADVISORY  WRITE 4711 fe:00:42 0 EOF`
     let Some(pid) = lines.first().and_then(|line| line.split(' ').nth(4)) else {
         return Found::that(false, "there is no such line");
@@ -109,8 +109,9 @@ fn table_waiter(scene: &Scene) -> Res<Found> {
     let ((a, of_a), (b, of_b)) = two(scene)?;
     a.takes(of_a, Exclude)?;
     let _sleeping = b.asks(of_b, Exclude)?;
-    let lines = scene.table("file", &a.shown_by_descriptor(of_a)?)?;
-    let line = lines.iter().find(|line| line.contains("->"));
+    let is_waiter = |line: &str| line.contains("->");
+    let lines = scene.table("file", &a.shown_by_descriptor(of_a)?, is_waiter)?;
+    let line = lines.iter().find(|line| is_waiter(line));
     Found::that(
         line.is_some(),
         line.map_or("there is no line with ->".to_owned(), |line| format!("\"{line}\"")),

@@ -159,6 +159,8 @@ fn stop_loses_place(scene: &Scene) -> Res<Found> {
     a.takes(of_a, Exclude)?;
     let waiting = [b.asks(of_b, Exclude)?, c.asks(of_c, Exclude)?];
     b.is_stopped()?;
+    // The kernel has woken up those behind B, to queue anew. C is to be there before B is.
+    waiting[1].sleeps_on()?;
     b.is_continued()?;
     a.releases(of_a)?;
     let first = scene.first_back(waiting.iter())?;

@@ -1,0 +1,210 @@
+//! On filesystems that have other locks than ext4, or none: the doctor tells each of them apart, in time, and
+//! no command takes a lock for had that is not.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use lockmgr_testfs::{Kind, Locks, Server, TestFs};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{BOUND, Finished, Running, Scratch, finished, json, skip};
+
+#[test]
+fn testfs() {
+    lockmgr_testfs::serve();
+}
+
+fn mounted(kind: Kind) -> Option<TestFs> {
+    TestFs::mount(kind, &Server::of_test("filesystems::testfs"))
+        .inspect_err(|skipped| skip(&skipped.to_string()))
+        .ok()
+}
+
+/// The codes of the findings that matter.
+fn codes(told: &Value) -> Vec<&str> {
+    let findings = told["findings"].as_array().expect("findings");
+    let serious = findings.iter().filter(|finding| finding["level"] != "note");
+    serious.map(|finding| finding["code"].as_str().expect("a code")).collect()
+}
+
+fn works(told: &Value) -> Vec<&str> {
+    let mechanisms = told["mechanisms"].as_array().expect("mechanisms");
+    mechanisms.iter().map(|one| one["works"].as_str().expect("a word")).collect()
+}
+
+#[track_caller]
+fn examined(scratch: &Scratch, path: &Path) -> (Finished, Value) {
+    let ran = scratch.run(&["doctor".as_ref(), "--json".as_ref(), path.as_os_str()]);
+    let told = json(&ran);
+    assert_eq!(told["status"], ran.code.expect("a status"), "{ran:?}");
+    (ran, told)
+}
+
+#[test]
+fn the_doctor_tells_them_apart() {
+    let scratch = Scratch::new();
+    let yes = ["yes"; 3];
+    let no = ["no"; 3];
+    for (kind, status, works_there, reach, limits) in [
+        (Kind::Ext4, 0, yes, "local", &[][..]),
+        (Kind::Xfs, 0, yes, "local", &[]),
+        (Kind::Btrfs, 0, yes, "local", &[]),
+        (Kind::Tmpfs, 0, yes, "local", &[]),
+        (Kind::Overlay, 0, yes, "local", &[]),
+        (Kind::Fuse(Locks::Local), 1, yes, "this-machine", &["fuse-this-machine"]),
+        (Kind::Fuse(Locks::Served), 1, yes, "server", &["not-interruptible", "one-space"]),
+        (Kind::Fuse(Locks::NoSys), 2, no, "unknown", &["no-locks"]),
+        (Kind::Fuse(Locks::NoLocks), 2, no, "unknown", &["no-locks"]),
+        (Kind::Fuse(Locks::Hang), 2, no, "unknown", &["hangs"]),
+        (Kind::Fuse(Locks::Sham), 2, no, "unknown", &["false-success"]),
+    ] {
+        let Some(testfs) = mounted(kind) else { continue };
+        let (ran, told) = examined(&scratch, testfs.path());
+        ran.exits(status);
+        assert_eq!(
+            (works(&told), &told["reach"]),
+            (works_there.to_vec(), &reach.into()),
+            "{kind:?}"
+        );
+        let mut found = codes(&told);
+        // The temporary filesystem has the permissions of /tmp.
+        found.retain(|code| *code != "anybody-may-replace");
+        assert_eq!(found, limits, "{kind:?}: {told}");
+        let kind_told = told.pointer("/filesystem/kind").and_then(Value::as_str).unwrap();
+        assert!(kind.name().starts_with(kind_told), "{kind_told}");
+        assert_eq!(
+            told.pointer("/filesystem/mount_point").unwrap(),
+            testfs.path().to_str().unwrap()
+        );
+        let nothing_left = fs::read_dir(testfs.path()).unwrap().filter_map(Result::ok);
+        let left: Vec<_> = nothing_left.map(|entry| entry.file_name()).collect();
+        assert!(left.iter().all(|name| name == "lost+found"), "{kind:?}: {left:?}");
+
+        let ran = scratch.run(&["doctor".as_ref(), testfs.path().as_os_str()]);
+        ran.exits(status);
+        let last = ran.out.lines().last().unwrap();
+        assert_eq!(told["message"], last);
+        assert!(limits.iter().all(|code| last.contains(code)), "{last}");
+    }
+}
+
+/// Not even `stat` comes back.
+#[test]
+fn the_doctor_has_a_verdict_on_a_filesystem_that_does_not_answer() {
+    let scratch = Scratch::new();
+    let Some(testfs) = mounted(Kind::Fuse(Locks::Local)) else { return };
+    let file = testfs.path().join("a.lock");
+    fs::write(&file, "").unwrap();
+    testfs.freeze();
+    for path in [testfs.path(), &file] {
+        // The generous bound of all these tests; the ten seconds that are promised are three deadlines.
+        let begin = Instant::now();
+        let (ran, told) = examined(&scratch, path);
+        assert!(begin.elapsed() < BOUND);
+        ran.exits(2);
+        assert_eq!(codes(&told), ["hangs"], "{told}");
+        assert_eq!(told["filesystem"], Value::Null);
+    }
+    testfs.thaw();
+    examined(&scratch, &file).0.exits(1);
+}
+
+#[test]
+fn the_doctor_shows_who_holds_the_lock() {
+    let scratch = Scratch::new();
+    let holder = scratch.holder(&[], "./a.lock");
+    let (_, told) = examined(&scratch, &scratch.path("a.lock"));
+    let pid = told.pointer("/files/0/locks/0/holders/0/process/pid").expect("a holder");
+    let holders = scratch.run(&["who", "--json", "./a.lock"]);
+    assert_eq!(Some(pid), json(&holders).pointer("/locks/0/file/locks/0/holders/0/process/pid"));
+    assert!(told["locked_files"].as_u64().unwrap() >= 1);
+    let ran = scratch.run(&["doctor", "./a.lock"]);
+    assert!(ran.out.contains(&format!("holds  {pid}")), "{ran:?}");
+    drop(holder);
+}
+
+#[test]
+fn the_doctor_sees_traps_of_paths() {
+    let scratch = Scratch::new();
+    scratch.sh("mkfifo fifo; ln -s a.lock link; : > a.lock; mkdir open; chmod 777 open");
+    for (path, status, code) in
+        [("fifo", 2, "no-file"), ("link", 1, "link"), ("open", 1, "anybody-may-replace")]
+    {
+        let (ran, told) = examined(&scratch, Path::new(path));
+        ran.exits(status);
+        assert!(codes(&told).contains(&code), "{path}: {told}");
+    }
+    // Not there yet: its directory is what counts.
+    let (ran, told) = examined(&scratch, Path::new("new.lock"));
+    ran.exits(0);
+    assert_eq!(told["directory"], ".");
+    assert!(!scratch.path("new.lock").exists());
+    scratch.run(&["doctor", "no/such.lock"]).exits(73).says(&["no", "ENOENT"]);
+    scratch.run(&["doctor", "a.lock/x"]).exits(73).says(&["ENOTDIR"]);
+    scratch.run(&["doctor"]).exits(64);
+    scratch.run(&["doctor", "--deadline", "0", "."]).exits(64);
+    let (_, told) = examined(&scratch, Path::new("/proc"));
+    assert!(codes(&told).contains(&"no-place"), "{told}");
+}
+
+/// The lock is not had, the command does not run, and the line says why.
+#[test]
+fn run_does_without_a_false_success() {
+    let scratch = Scratch::new();
+    for (locks, words) in
+        [(Locks::NoSys, "has no flock locks"), (Locks::NoLocks, "lock service is down")]
+    {
+        let Some(testfs) = mounted(Kind::Fuse(locks)) else { continue };
+        let lock = testfs.path().join("a.lock");
+        for options in [&[][..], &["-n"], &["-w", "1m"], &["--fair"]] {
+            let mut command = scratch.lockmgr(&["run"]);
+            command.args(options).arg(&lock).args(["echo", "inside"]);
+            let ran = finished(&mut command);
+            assert_ne!(ran.code, Some(0), "{options:?}: {ran:?}");
+            assert_eq!(ran.out, "", "{options:?}");
+            if options != ["--fair"] {
+                ran.exits(74).says(&[words, "a.lock"]);
+            }
+        }
+    }
+}
+
+/// Waits there end at their deadline, and with a signal; the demo works, since it only asks.
+#[test]
+fn run_waits_where_waiting_calls_hang() {
+    let scratch = Scratch::new();
+    let Some(testfs) = mounted(Kind::Fuse(Locks::Hang)) else { return };
+    let lock = testfs.path().join("a.lock");
+    let mut command = scratch.lockmgr(&["run"]);
+    command.arg(&lock).args(["sh", "-c", "echo up; exec sleep 1000"]);
+    let mut holder = Running::start(&mut command);
+    holder.says("up");
+    let mut command = scratch.lockmgr(&["run", "-w", "50ms"]);
+    command.arg(&lock).arg("true");
+    finished(&mut command).exits(75).says(&["timed out"]);
+    // Without a deadline, it is to be interrupted.
+    let mut command = scratch.lockmgr(&["run", "-v"]);
+    command.arg(&lock).arg("true");
+    let waiting = Running::start(&mut command);
+    waiting.send(Signal::TERM);
+    assert_eq!(waiting.finish().signal, Some(Signal::TERM.as_raw()));
+    // With its command, which has the lock too.
+    drop(holder);
+    let mut command = scratch.lockmgr(&["demo", "--pace", "2ms"]);
+    command.arg(&lock);
+    finished(&mut command).exits(0);
+}
+
+/// Where a lock keeps nobody out, the demo shows it.
+#[test]
+fn the_demo_sees_through_a_sham() {
+    let scratch = Scratch::new();
+    let Some(testfs) = mounted(Kind::Fuse(Locks::Sham)) else { return };
+    let mut command = scratch.lockmgr(&["demo", "--pace", "200ms", "--rounds", "2"]);
+    command.arg(testfs.path().join("a.lock"));
+    let ran = finished(&mut command);
+    ran.exits(1);
+    assert!(ran.out.contains("this lock keeps nobody out"), "{ran:?}");
+}
