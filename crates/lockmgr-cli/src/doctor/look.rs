@@ -29,7 +29,7 @@ use crate::exit::{self, Status};
 use crate::json::Teller;
 use crate::lab::errno;
 use crate::lab::place::Place;
-use crate::show::{self, Rows, Screen, Style};
+use crate::show::{self, Rows, Screen};
 
 /// The word that makes this program the child.
 const LOOK: &str = "--doctor-look";
@@ -324,16 +324,15 @@ fn see_file(directory: &OwnedFd, name: &OsString, stat: &Stat) -> FileSeen {
 fn see_scratch(directory: &OwnedFd) -> Result<ScratchSeen, Errno> {
     let mode = Mode::from_raw_mode(0o600);
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let file = match openat(directory, c".", flags | OFlags::TMPFILE, mode) {
-        Ok(file) => file,
-        Err(_) => {
-            let name = format!(".lockmgr-doctor-{}", std::process::id());
-            let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-            let new = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            let file = openat(directory, &name, new, mode)?;
-            unlinkat(directory, &name, AtFlags::empty())?;
-            file
-        }
+    let file = if let Ok(file) = openat(directory, c".", flags | OFlags::TMPFILE, mode) {
+        file
+    } else {
+        let name = format!(".lockmgr-doctor-{}", std::process::id());
+        let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let new = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let file = openat(directory, &name, new, mode)?;
+        unlinkat(directory, &name, AtFlags::empty())?;
+        file
     };
     // A clock that is looked at only when something is written.
     let file = File::from(file);
@@ -384,7 +383,6 @@ fn see_locks(path: &Path, directory: &OwnedFd, is_locked: bool) -> (Vec<Value>, 
         _ => 0,
     };
     let told = if rows.is_empty() { String::new() } else { rows.render(&Screen::of_output()) };
-    let _plain = Style::Plain;
     (values, told, count)
 }
 
