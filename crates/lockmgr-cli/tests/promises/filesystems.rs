@@ -9,7 +9,7 @@ use lockmgr_testfs::{Kind, Locks, Server, TestFs};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{BOUND, Finished, Running, Scratch, finished, json, skip};
+use crate::support::{BOUND, Finished, Running, Scratch, finished, json, skip, state, wait_until};
 
 #[test]
 fn testfs() {
@@ -190,11 +190,34 @@ fn run_waits_where_waiting_calls_hang() {
     let waiting = Running::start(&mut command);
     waiting.send(Signal::TERM);
     assert_eq!(waiting.finish().signal, Some(Signal::TERM.as_raw()));
+    // Nor for flock(1).
+    let flock = |words: &[&str]| {
+        let mut command = scratch.lockmgr(&["flock"]);
+        finished(command.args(words))
+    };
+    let file = lock.to_str().unwrap();
+    flock(&["-w", "0.1", "-E", "9", file, "true"]).exits(9);
+    flock(&["-n", "-E", "9", file, "true"]).exits(9);
+    let mut command = scratch.lockmgr(&["flock"]);
+    let mut endless = Running::start(command.args([file, "true"]));
+    wait_until("it asks, and sleeps", || {
+        let at = format!("/proc/{}/wchan", endless.pid().as_raw_nonzero());
+        let place = fs::read_to_string(at).unwrap_or_default();
+        // Where the kernel does not tell in what it sleeps, that it does.
+        place.contains("nanosleep") || place == "0" && state(endless.pid()) == Some('S')
+    });
+    endless.send(Signal::KILL);
+    endless.wait();
     // With its command, which has the lock too.
     drop(holder);
+    flock(&[file, "true"]).exits(0);
     let mut command = scratch.lockmgr(&["demo", "--pace", "2ms"]);
     command.arg(&lock);
     finished(&mut command).exits(0);
+    let script = "exec 9>>a.lock; \"$LOCKMGR\" lock --fd 9; \"$LOCKMGR\" run -nq a.lock true; echo $?; \
+                  \"$LOCKMGR\" unlock --fd 9; \"$LOCKMGR\" run -nq a.lock echo free";
+    let mut command = scratch.command(&["sh", "-c", &script.replace("a.lock", file)]);
+    assert_eq!(finished(&mut command).exits(0).out, "75\nfree\n");
 }
 
 /// Where a lock keeps nobody out, the demo shows it.

@@ -263,9 +263,9 @@ pub(crate) fn touch(file: &KeptFile) -> Result<(), Errno> {
 }
 
 /// Whether the file lies on a FUSE filesystem, whose server may keep its locks.
-pub(crate) fn is_on_fuse(file: &KeptFile) -> bool {
+pub(crate) fn is_on_fuse(file: impl AsFd) -> bool {
     const FUSE: u64 = 0x6573_5546;
-    retry(|| rustix::fs::fstatfs(file))
+    retry(|| rustix::fs::fstatfs(&file))
         .is_ok_and(|stat| u64::try_from(i128::from(stat.f_type) & 0xFFFF_FFFF) == Ok(FUSE))
 }
 
