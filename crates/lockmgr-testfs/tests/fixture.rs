@@ -39,12 +39,7 @@ fn waits_for_a_server(pid: u32) -> bool {
 
 fn mount(kind: Kind) -> Option<TestFs> {
     TestFs::mount(kind, &Server::of_test("testfs"))
-        .inspect_err(|skipped| {
-            #[expect(clippy::print_stderr, reason = "a skip must be seen")]
-            {
-                eprintln!("SKIPPED: {skipped}");
-            }
-        })
+        .inspect_err(|skipped| lockmgr_testfs::skip(&skipped.to_string()))
         .ok()
 }
 
