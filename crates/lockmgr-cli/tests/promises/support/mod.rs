@@ -7,7 +7,6 @@ mod process;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
