@@ -8,6 +8,7 @@ mod bench;
 mod lint;
 mod man;
 mod prepare;
+mod research;
 mod soak;
 mod step;
 mod test;
@@ -47,6 +48,8 @@ enum Chore {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Run `lockmgr lab` on real filesystems (as root), and write the answers into docs/research.md
+    Research,
     /// Measure, and write the tables into docs/benchmarks.md and README.md
     Bench {
         /// Seconds instead of minutes; prints the tables and writes nothing
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Chore::Test { runner_args } => test::run(&runner_args),
         Chore::Man { out } => man::run(out),
         Chore::Soak { rounds, filter } => soak::run(rounds, filter.as_deref()),
+        Chore::Research => research::run(),
         Chore::Bench { quick, only } => bench::run(quick, only),
     };
     match outcome {

@@ -17,6 +17,7 @@
 //!   `json` for programs
 //! - `top`: the live view of all locks (feature `top`); `signal_holder`: a signal that cannot hit another
 //!   process, for it and for `kill`
+//! - `lab`: how locks behave here: questions that real processes ask the kernel
 //! - `exit`: every exit status; `say`: every message
 //! - `sys`: all unsafe code
 //!

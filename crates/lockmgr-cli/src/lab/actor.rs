@@ -178,11 +178,11 @@ impl Hands {
         Ok(adopted)
     }
 
-    fn keep(&self, fd: OwnedFd) -> Made {
+    fn keep(&self, fd: OwnedFd) -> (i64, Option<String>) {
         let number = fd.as_raw_fd();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.insert(number, Arc::new(fd));
-        Ok((i64::from(number), None))
+        (i64::from(number), None)
     }
 
     fn close(&self, fd: Fd) -> Made {
@@ -196,9 +196,9 @@ impl Hands {
         let nothing = |()| (0, None);
         let plain = |result: Result<(), Errno>| Ok(result.map(nothing)?);
         match call {
-            Call::Open { path, access } => self.keep(open(path, *access)?),
+            Call::Open { path, access } => Ok(self.keep(open(path, *access)?)),
             Call::Close { fd } => self.close(*fd),
-            Call::Dup { fd } => self.keep(rustix::io::dup(self.get(*fd)?)?),
+            Call::Dup { fd } => Ok(self.keep(rustix::io::dup(self.get(*fd)?)?)),
             Call::Lock(lock) => lock.make().map(nothing),
             Call::Test { fd, mechanism, to } => test(*fd, *mechanism, *to),
             Call::Lockf { fd } => raw::lockf(*fd, libc::F_TLOCK, 0).map(nothing),
@@ -224,7 +224,7 @@ impl Hands {
             Call::Watch { path } => {
                 let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
                 inotify::add_watch(&watch, path, inotify::WatchFlags::CLOSE)?;
-                self.keep(watch)
+                Ok(self.keep(watch))
             }
             Call::Events { fd, milliseconds } => events(&*self.get(*fd)?, *milliseconds),
             Call::Fork | Call::Exec | Call::Exit => {

@@ -7,7 +7,7 @@
 use std::io::{self, BufRead, BufReader, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ pub(crate) fn ask(
     let script = Script { probe: probe.name, mechanism, scratch, deadline };
     let mut answer = match Stage::start(&script) {
         Ok(stage) => stage.answer(&script, since + deadline + GRACE, interrupt),
-        Err(error) => failed(Cause::Lab, format!("cannot start a process for it: {error}")),
+        Err(error) => failed(Cause::Lab, format!("the lab cannot begin: {error}")),
     };
     answer.took = since.elapsed();
     answer
@@ -85,6 +85,7 @@ enum Heard {
 
 impl Stage {
     fn start(script: &Script<'_>) -> io::Result<Self> {
+        part::check_proc()?;
         let (told, teller) = io::pipe()?;
         let child = Command::new(part::PROGRAM)
             .arg0("lockmgr")
@@ -203,7 +204,7 @@ fn sweep(path: &Path, identity: Identity) -> bool {
     matches!(broom.wait(), Ok(status) if status.success())
 }
 
-fn no_answer(scratch: &PathBuf, ended: bool, swept: bool) -> Answer {
+fn no_answer(scratch: &Path, ended: bool, swept: bool) -> Answer {
     let (cause, mut summary) = if ended {
         (Cause::Hangs, "no answer in time; the processes were killed".to_owned())
     } else {

@@ -368,6 +368,7 @@ pub(crate) mod mechanism {
     use lockmgr::Mechanism;
     use serde::{Deserialize, Deserializer, Serializer, de};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(crate) fn serialize<S: Serializer>(
         value: &Mechanism,
         serializer: S,

@@ -52,7 +52,7 @@ pub(crate) fn lab(args: &LabArgs) -> Result<Status, Failure> {
             check_directory(args, &answer)?;
             answers.push(Asked { probe, mechanism, answer });
         }
-        if !report.add(answers)? {
+        if !report.add(&answers)? {
             // Nobody reads it any more.
             break;
         }
@@ -111,6 +111,9 @@ fn check_directory(args: &LabArgs, answer: &Answer) -> Result<(), Failure> {
         }
         Some(Cause::Hangs | Cause::Stuck) if answer.place.is_none() => {
             format!("the filesystem of {directory} does not answer: {}", answer.summary)
+        }
+        Some(Cause::Lab) if answer.place.is_none() => {
+            return Err(Failure::new(exit::SYSTEM, &answer.summary));
         }
         _ => return Ok(()),
     };

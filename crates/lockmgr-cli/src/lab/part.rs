@@ -1,6 +1,7 @@
 //! The processes of the lab that are this program, started anew, and how they are told apart.
 
 use std::ffi::OsString;
+use std::{fs, io, process};
 
 use crate::exit::Status;
 
@@ -12,6 +13,16 @@ pub(super) const PROGRAM: &str = "/proc/self/exe";
 pub(super) const ACTOR: &str = "--lab-actor";
 pub(super) const STAGE: &str = "--lab-stage";
 pub(super) const SWEEP: &str = "--lab-sweep";
+
+/// Fails where `/proc` does not show this process under its number, and so none of the actors: it is missing,
+/// or that of another pid namespace.
+pub(super) fn check_proc() -> io::Result<()> {
+    let shown = fs::read_link("/proc/self").ok();
+    if shown.is_some_and(|shown| shown.as_os_str() == process::id().to_string().as_str()) {
+        return Ok(());
+    }
+    Err(io::Error::other("/proc is missing, or that of another pid namespace; mount the right one"))
+}
 
 /// Plays the part that the words of the command line give to this process, if they give one. `words`:
 /// without the program's name.

@@ -47,7 +47,7 @@ impl<'a> Report<'a> {
     }
 
     /// Takes the answers to one question; says whether somebody reads it still.
-    pub(super) fn add(&mut self, answers: Vec<Asked<'_>>) -> Result<bool, Failure> {
+    pub(super) fn add(&mut self, answers: &[Asked<'_>]) -> Result<bool, Failure> {
         let Some(first) = answers.first() else { return Ok(true) };
         self.probes += 1;
         let probe = first.probe;
@@ -56,24 +56,24 @@ impl<'a> Report<'a> {
             self.place = answers.iter().find_map(|asked| asked.answer.place.clone());
             if let Some(place) = &self.place {
                 let line = format!("{}, {}", told(place), kernel());
-                text += &format!("{}\n\n", self.screen.paint(Style::Heading, &line));
+                let _ = writeln!(text, "{}\n", self.screen.paint(Style::Heading, &line));
             }
         }
-        for asked in &answers {
+        for asked in answers {
             self.asked += usize::from(asked.answer.verdict != Verdict::NotApplicable);
             if !asked.is_as_expected() {
                 self.unexpected.push(unexpected(asked));
             }
         }
         if self.args.json {
-            self.json.add(probe, &answers, self.place.as_ref());
+            self.json.add(probe, answers, self.place.as_ref());
             return Ok(true);
         }
         if self.args.explain {
-            text += &story::story(&answers, &self.screen);
+            text += &story::story(answers, &self.screen);
         } else {
-            text += &self.heading(&answers);
-            text += &self.row(probe, &answers);
+            text += &self.heading(answers);
+            text += &self.row(probe, answers);
         }
         show::write(&text)
     }
@@ -122,9 +122,9 @@ impl<'a> Report<'a> {
         }
         let mut text = String::from("\n");
         if !self.unexpected.is_empty() {
-            text += &format!("{}\n", self.screen.paint(Style::Alarm, "Not as expected:"));
+            let _ = writeln!(text, "{}", self.screen.paint(Style::Alarm, "Not as expected:"));
             for line in &self.unexpected {
-                text += &format!("  {line}\n");
+                let _ = writeln!(text, "  {line}");
             }
             text.push('\n');
         }
@@ -135,7 +135,7 @@ impl<'a> Report<'a> {
             0 => "all as expected".to_owned(),
             some => format!("{some} not as expected"),
         };
-        text += &format!("{questions}, {answers}, {end} ({took})\n");
+        let _ = writeln!(text, "{questions}, {answers}, {end} ({took})");
         show::write(&text)?;
         Ok(status)
     }
@@ -224,9 +224,9 @@ mod tests {
     fn the_line_says_what_was_expected_and_what_is() {
         let probe = probe(Expected::all(Expectation::No));
         let line = unexpected(&asked(&probe, Verdict::Yes, None));
-        assert_eq!(line, "dup, ofd: expected no, and it is yes: A\\x1b has it");
+        assert_eq!(line, "dup, ofd: expected no, and it is yes: A\\u{1b} has it");
         let line = unexpected(&asked(&probe, Verdict::Error, Some(Cause::Hangs)));
-        assert_eq!(line, "dup, ofd: expected no, and there is no answer: A\\x1b has it");
+        assert_eq!(line, "dup, ofd: expected no, and there is no answer: A\\u{1b} has it");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! wants the answer any more.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -31,6 +31,7 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    #[expect(clippy::unnecessary_wraps, reason = "it is the last line of every scene")]
     pub(crate) fn that(yes: bool, because: impl Into<String>) -> Result<Self, Trouble> {
         Ok(Self { yes, because: because.into() })
     }
@@ -268,7 +269,7 @@ struct Process {
     pid: Cell<i32>,
     raw: RefCell<VecDeque<u8>>,
     here: RefCell<HashMap<u64, (i32, i32)>>,
-    begun: RefCell<HashMap<u64, ()>>,
+    begun: RefCell<HashSet<u64>>,
     done: RefCell<HashMap<u64, Outcome>>,
     /// The kernel's number of each thread that has said it.
     threads: RefCell<HashMap<u32, i32>>,
@@ -302,7 +303,7 @@ impl Process {
                 Report::Here { id, pid, thread } => {
                     self.here.borrow_mut().insert(id, (pid, thread));
                 }
-                Report::Begins { id } => drop(self.begun.borrow_mut().insert(id, ())),
+                Report::Begins { id } => drop(self.begun.borrow_mut().insert(id)),
                 Report::Done { id, outcome } => drop(self.done.borrow_mut().insert(id, outcome)),
             }
         }
@@ -490,7 +491,7 @@ impl<'s> Actor<'s> {
                 self.scene.add(&self.name, call.to_owned(), Some("does not come back".to_owned()));
                 return Err(Trouble::Hangs { who: self.name.clone(), what: call.to_owned() });
             }
-            if !process.begun.borrow().contains_key(&id) {
+            if !process.begun.borrow().contains(&id) {
                 self.scene.listen(process, self.scene.left(), &self.name)?;
                 continue;
             }

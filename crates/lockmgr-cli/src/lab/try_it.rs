@@ -4,6 +4,7 @@
 //! no link is followed, nothing is written, and what is no file or directory is refused.
 
 use std::ffi::OsStr;
+use std::fmt::Write;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -133,7 +134,7 @@ fn holders(path: &OsStr, pid: u32) -> String {
     {
         for holder in &lock.holders {
             let who = holder.process.as_ref().map_or("not visible".to_owned(), show::process);
-            text += &format!("pid {pid}: {} {} lock: {who}\n", lock.mode, lock.kind);
+            let _ = writeln!(text, "pid {pid}: {} {} lock: {who}", lock.mode, lock.kind);
         }
     }
     text

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Finished, Running, Scratch, finished, has, is_locked, is_root, json, pid, skip, state,
+    Finished, LOCKMGR, Running, Scratch, finished, has, is_locked, is_root, json, pid, skip, state,
     wait_until,
 };
 use crate::terminal::Terminal;
@@ -233,6 +233,21 @@ fn directories_that_will_not_do_are_named() {
 }
 
 #[test]
+fn without_a_view_of_its_processes_it_says_so() {
+    let scratch = Scratch::new();
+    let foreign = finished(&mut scratch.command(&["unshare", "--pid", "--fork", "true"]));
+    if foreign.code != Some(0) {
+        skip(&format!("no pid namespace can be made: {}", foreign.err.trim()));
+        return;
+    }
+    let ran = finished(&mut scratch.command(&["unshare", "--pid", "--fork", LOCKMGR, "lab"]));
+    ran.exits(74).says(&["/proc", "another pid namespace"]);
+    let words = ["unshare", "--pid", "--fork", "--mount-proc", LOCKMGR, "lab", "wait", "table*"];
+    finished(&mut scratch.command(&words)).exits(0);
+    is_empty(scratch.dir());
+}
+
+#[test]
 fn a_link_to_a_directory_and_an_odd_name_will_do() {
     let scratch = Scratch::new();
     let odd = "a b\n*";
@@ -316,6 +331,26 @@ fn the_list_is_what_is_asked() {
         assert!(text.out.contains(question), "{question}");
     }
     is_empty(scratch.dir());
+}
+
+/// docs/research.md is out of date when a question is missing in it, or an answer is another one.
+#[test]
+fn the_research_has_every_question_and_what_is_expected() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/research.md");
+    let page = fs::read_to_string(page).expect("the page is there");
+    let scratch = Scratch::new();
+    let listed = json(scratch.run(&["lab", "--list", "--json"]).exits(0));
+    for probe in listed["probes"].as_array().expect("a list") {
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let answers = probe["answers"].as_array().expect("a list");
+        let cells: Vec<String> = answers
+            .iter()
+            .map(|answer| text(&answer["expected"]).replace("not applicable", "–"))
+            .collect();
+        let (name, question) = (text(&probe["name"]), text(&probe["question"]));
+        let row = format!("| `{name}` | {} | {question} |\n", cells.join(" | "));
+        assert!(page.contains(&row), "run `cargo xtask research`; there is no {row:?}");
+    }
 }
 
 #[test]

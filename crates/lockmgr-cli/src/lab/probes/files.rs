@@ -12,8 +12,8 @@ pub(super) fn probes() -> Vec<Probe> {
         Probe {
             name: "symlink",
             question: "Does it keep out who opens the file through a symbolic link?",
-            why: "The lock is on the file and not on a name. (An attacker's link makes one lock a file of \
-                  his choice: follow none in a directory of others.)",
+            why: "The lock is on the file and not on a name. By a link an attacker can have you lock a file \
+                  of his choice: follow none in a directory of others.",
             expected: Expected::all(Yes),
             run: |scene| other_name(scene, Naming::Symlink),
         },

@@ -4,6 +4,7 @@ mod conversion;
 mod descriptors;
 mod exclusion;
 mod files;
+mod kinds;
 mod names;
 mod processes;
 mod ranges;
@@ -18,6 +19,7 @@ use super::scene::{Actor, Found, Res, Scene};
 pub(crate) fn all() -> Vec<Probe> {
     [
         exclusion::probes(),
+        kinds::probes(),
         processes::probes(),
         descriptors::probes(),
         files::probes(),
