@@ -24,13 +24,16 @@
 //! - *Nothing stays behind*, even if the test is killed: a namespace takes its mounts along, a mount its
 //!   loop device, and a FUSE server dies with the thread that started it, which ends every call that it
 //!   has left without an answer.
-//! - *Where it cannot be had, that is said*: [`Skipped`] names what is missing.
+//! - *Where it cannot be had, that is said*: [`Skipped`] names what is missing, and [`skip`] says it where it
+//!   is seen and counted.
 
 mod fuse;
 mod mount;
+mod skip;
 
 pub use fuse::{Locks, run_server, serve};
 pub use mount::{Server, Skipped, TestFs};
+pub use skip::{SKIPS, skip};
 
 /// A kind of filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -247,7 +247,8 @@ impl OwnedFileLockGuard {
     ///
     /// # Errors
     /// [`Error::NotHeld`] when the descriptor holds no `flock` or `ofd`
-    /// lock; [`Error::Io`] when `/proc` cannot be read.
+    /// lock; [`Error::Unsupported`] when it holds several, or on a FUSE filesystem, whose server may keep
+    /// the lock without the kernel's knowing; [`Error::Io`] when `/proc` cannot be read.
     ///
     /// # References
     /// `proc_pid_fdinfo(5)`

@@ -462,6 +462,14 @@ impl Hold {
         })?;
         let mut owned = locks.iter().filter(|lock| lock.mechanism != Mechanism::Posix);
         let Some(&lock) = owned.next() else {
+            if file::is_on_fuse(&fd) {
+                return Err(Error::unsupported(
+                    None,
+                    OPERATION,
+                    "the server of this filesystem may keep the lock, and then the kernel does not tell \
+                     what the descriptor holds",
+                ));
+            }
             return Err(Error::NotHeld { path: None, operation: OPERATION });
         };
         if owned.next().is_some() {

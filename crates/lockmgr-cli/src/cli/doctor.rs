@@ -28,9 +28,9 @@ Exit status:
 pub(crate) struct DoctorArgs {
     /// How long one answer may take
     ///
-    /// What takes longer is said to hang. A thorough look at a filesystem that hangs takes three
-    /// times as long.
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = values::limit)]
+    /// What takes longer is said to hang. Where that is so, no more is asked, and it is over after some
+    /// three times as long.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = values::limit)]
     pub(crate) deadline: Duration,
     /// Print JSON (docs/json.md)
     #[arg(long)]

@@ -160,7 +160,7 @@ impl Troupe {
             let part = Part {
                 number,
                 lock: lock.to_path_buf(),
-                mechanism: locked.then_some(args.mechanism),
+                mechanism: locked.then(|| args.mechanism.to_string()),
                 demo: std::process::id(),
                 rounds: args.rounds,
                 pace: args.pace,
@@ -246,10 +246,15 @@ struct EventJson {
     ms: f64,
     worker: u32,
     event: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    inside: Option<Vec<u32>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    others: Option<Option<bool>>,
+    #[serde(flatten)]
+    entry: Option<EntryJson>,
+}
+
+/// What goes with an entry.
+#[derive(Serialize)]
+struct EntryJson {
+    inside: Vec<u32>,
+    others: Option<bool>,
 }
 
 fn in_json(args: &DemoArgs, lock: &Path, stories: &[Story]) -> Result<String, Failure> {
@@ -267,12 +272,12 @@ fn in_json(args: &DemoArgs, lock: &Path, stories: &[Story]) -> Result<String, Fa
 }
 
 fn event_json((at, event): (Duration, &Event), inside: &[u32]) -> EventJson {
-    let (name, inside, others) = match event.deed {
-        Deed::Asks => ("asks", None, None),
-        Deed::Enters { others } => ("enters", Some(inside.to_vec()), Some(others)),
-        Deed::Leaves => ("leaves", None, None),
+    let (name, entry) = match event.deed {
+        Deed::Asks => ("asks", None),
+        Deed::Enters { others } => ("enters", Some(EntryJson { inside: inside.to_vec(), others })),
+        Deed::Leaves => ("leaves", None),
     };
-    EventJson { ms: milliseconds(at), worker: event.worker, event: name, inside, others }
+    EventJson { ms: milliseconds(at), worker: event.worker, event: name, entry }
 }
 
 /// The file beside the lock file in which those who are inside are noted.

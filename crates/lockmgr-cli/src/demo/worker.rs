@@ -24,8 +24,8 @@ pub(super) struct Part {
     pub(super) number: u32,
     #[serde(with = "bytes")]
     pub(super) lock: PathBuf,
-    #[serde(with = "name")]
-    pub(super) mechanism: Option<Mechanism>,
+    /// By its name; `None` without a lock.
+    pub(super) mechanism: Option<String>,
     /// The process that the workers of one demo have in common.
     pub(super) demo: u32,
     pub(super) rounds: u32,
@@ -72,8 +72,9 @@ pub(crate) fn play(words: &[OsString]) -> Option<Status> {
 impl Part {
     fn perform(&self) -> Result<(), Failure> {
         let of_lock = |error: &Error| Failure::of_lock(error, exit::BUSY);
-        let lock = match self.mechanism {
-            Some(mechanism) => {
+        let lock = match &self.mechanism {
+            Some(name) => {
+                let mechanism: Mechanism = name.parse().map_err(|error| of_lock(&error))?;
                 let options = FileLock::options().mechanism(mechanism);
                 // In turns, where that can be.
                 let options = match mechanism {
@@ -159,27 +160,5 @@ mod bytes {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
         Vec::deserialize(from).map(|bytes| OsString::from_vec(bytes).into())
-    }
-}
-
-/// A mechanism by its name.
-mod name {
-    use lockmgr::Mechanism;
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(
-        mechanism: &Option<Mechanism>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        mechanism.map(|mechanism| mechanism.to_string()).serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Mechanism>, D::Error> {
-        let name: Option<String> = Option::deserialize(from)?;
-        name.map(|name| name.parse().map_err(D::Error::custom)).transpose()
     }
 }

@@ -29,7 +29,7 @@ use crate::exit::{self, Status};
 use crate::json::Teller;
 use crate::lab::errno;
 use crate::lab::place::Place;
-use crate::show::{self, Rows, Screen, Style};
+use crate::show::{self, Rows, Screen};
 
 /// The word that makes this program the child.
 const LOOK: &str = "--doctor-look";
@@ -40,6 +40,8 @@ const GRACE: Duration = Duration::from_millis(500);
 /// What the child says: one line each.
 #[derive(Debug, Serialize, Deserialize)]
 enum Told {
+    /// The bytes of the directory's path, and of the name in it.
+    Subject(Vec<u8>, Option<Vec<u8>>),
     Doing(String),
     Seen(Box<Seen>),
     Failed(Trouble),
@@ -159,19 +161,14 @@ fn hear(reader: PipeReader, end: Instant) -> (Subject, Result<Seen, Trouble>) {
     let found = loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => match serde_json::from_str(&line) {
+                Ok(Told::Subject(directory, name)) => {
+                    subject.directory = OsString::from_vec(directory).into();
+                    subject.name = name.map(OsString::from_vec);
+                }
                 Ok(Told::Doing(what)) => doing = what,
                 Ok(Told::Seen(seen)) => break Ok(*seen),
                 Ok(Told::Failed(trouble)) => break Err(trouble),
-                Err(_) => {
-                    if let Ok((directory, name)) =
-                        serde_json::from_str::<(Vec<u8>, Option<Vec<u8>>)>(&line)
-                    {
-                        subject = Subject {
-                            directory: OsString::from_vec(directory).into(),
-                            name: name.map(OsString::from_vec),
-                        };
-                    }
-                }
+                Err(error) => break Err(Trouble::Lost(error.to_string())),
             },
             Err(RecvTimeoutError::Timeout) => {
                 break Err(Trouble::Hangs { what: doing, ended: true });
@@ -208,7 +205,7 @@ pub(crate) fn play(words: &[OsString]) -> Option<Status> {
     Some(if say(&told).is_ok() { exit::OK } else { exit::SYSTEM })
 }
 
-fn say(told: &impl Serialize) -> io::Result<()> {
+fn say(told: &Told) -> io::Result<()> {
     let mut line = serde_json::to_vec(told)?;
     line.push(b'\n');
     io::stdout().write_all(&line)?;
@@ -237,11 +234,9 @@ fn see(path: &Path) -> Result<Seen, Trouble> {
         Err(error) => Err(error),
     })?;
     let subject = subject_of(path, found.as_ref())?;
-    let names = (
-        subject.directory.clone().into_os_string().into_vec(),
-        subject.name.clone().map(OsStringExt::into_vec),
-    );
-    say(&names).map_err(|error| Trouble::Lost(error.to_string()))?;
+    let directory = subject.directory.clone().into_os_string().into_vec();
+    let told = Told::Subject(directory, subject.name.clone().map(OsStringExt::into_vec));
+    say(&told).map_err(|error| Trouble::Lost(error.to_string()))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let opened = step("open", &subject.directory, || {
         openat(CWD, &subject.directory, flags, Mode::empty())
@@ -324,16 +319,15 @@ fn see_file(directory: &OwnedFd, name: &OsString, stat: &Stat) -> FileSeen {
 fn see_scratch(directory: &OwnedFd) -> Result<ScratchSeen, Errno> {
     let mode = Mode::from_raw_mode(0o600);
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let file = match openat(directory, c".", flags | OFlags::TMPFILE, mode) {
-        Ok(file) => file,
-        Err(_) => {
-            let name = format!(".lockmgr-doctor-{}", std::process::id());
-            let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-            let new = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            let file = openat(directory, &name, new, mode)?;
-            unlinkat(directory, &name, AtFlags::empty())?;
-            file
-        }
+    let file = if let Ok(file) = openat(directory, c".", flags | OFlags::TMPFILE, mode) {
+        file
+    } else {
+        let name = format!(".lockmgr-doctor-{}", std::process::id());
+        let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        let new = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let file = openat(directory, &name, new, mode)?;
+        unlinkat(directory, &name, AtFlags::empty())?;
+        file
     };
     // A clock that is looked at only when something is written.
     let file = File::from(file);
@@ -384,7 +378,6 @@ fn see_locks(path: &Path, directory: &OwnedFd, is_locked: bool) -> (Vec<Value>, 
         _ => 0,
     };
     let told = if rows.is_empty() { String::new() } else { rows.render(&Screen::of_output()) };
-    let _plain = Style::Plain;
     (values, told, count)
 }
 

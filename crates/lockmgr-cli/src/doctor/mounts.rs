@@ -305,129 +305,102 @@ mod tests {
         nature_of(&Place::parse(line).expect("a line of the table of mounts"))
     }
 
-    /// Lines of `/proc/self/mountinfo`, and what they mean.
+    /// Lines of `/proc/self/mountinfo`, what is known of the locks there, and the codes of the findings.
+    const LINES: [(&str, Reach, &str); 32] = [
+        (
+            "28 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro",
+            Reach::Local,
+            "",
+        ),
+        ("28 1 0:25 / /run rw,nosuid - tmpfs tmpfs rw,size=1k,mode=755", Reach::Local, ""),
+        ("28 1 0:33 /@ / rw,relatime shared:1 - btrfs /dev/sda2 rw,subvol=/@", Reach::Local, ""),
+        ("28 1 8:1 / /mnt ro,relatime - ext4 /dev/sda1 ro", Reach::Local, "read-only"),
+        (
+            "9 1 0:50 / /m rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w",
+            Reach::Local,
+            "overlay",
+        ),
+        (
+            "9 1 0:50 / /n rw - nfs4 s:/e rw,vers=4.2,hard,proto=tcp,local_lock=none,addr=10.0.0.1",
+            Reach::Server,
+            "server",
+        ),
+        (
+            "9 1 0:50 / /n rw - nfs4 s:/e rw,vers=4.1,soft,local_lock=none",
+            Reach::Server,
+            "nfs-soft server",
+        ),
+        (
+            "9 1 0:50 / /n rw - nfs s:/e rw,vers=3,hard,mountproto=udp,local_lock=none",
+            Reach::Server,
+            "nfs-lockd",
+        ),
+        (
+            "9 1 0:50 / /n rw - nfs s:/e rw,vers=3,hard,nolock,local_lock=all",
+            Reach::ThisMachine,
+            "nfs-local",
+        ),
+        (
+            "9 1 0:50 / /n rw - nfs s:/e rw,vers=3,local_lock=flock",
+            Reach::ThisMachine,
+            "nfs-local nfs-lockd",
+        ),
+        (
+            "9 1 0:50 / /n rw - nfs s:/e rw,vers=3,local_lock=posix",
+            Reach::Server,
+            "nfs-local nfs-lockd",
+        ),
+        (
+            "9 1 0:50 / /s rw - cifs //s/e rw,vers=3.1.1,cache=strict,uid=0,nobrl,soft",
+            Reach::ThisMachine,
+            "smb-nobrl",
+        ),
+        (
+            "9 1 0:50 / /s rw - cifs //s/e rw,vers=3.0,cache=strict,soft,nounix",
+            Reach::Server,
+            "smb-mandatory server",
+        ),
+        ("9 1 0:50 / /s rw - smb3 //s/e rw,vers=3.1.1,posix", Reach::Server, "server"),
+        (
+            "9 1 0:50 / /s rw - cifs //s/e rw,vers=1.0,unix,forcemandatorylock",
+            Reach::Server,
+            "smb-mandatory server",
+        ),
+        (
+            "9 1 0:50 / /p rw - 9p hostshare rw,trans=virtio,version=9p2000.L",
+            Reach::ThisMachine,
+            "9p",
+        ),
+        ("9 1 0:50 / /p rw - virtiofs share rw", Reach::ThisMachine, "virtiofs"),
+        ("9 1 0:50 / /p rw - vboxsf share rw", Reach::ThisMachine, "shared-folder"),
+        ("9 1 0:50 / /c rw - ceph 10.0.0.1:6789:/ rw,name=admin,acl", Reach::Server, "server"),
+        ("9 1 0:50 / /g rw - gfs2 /dev/vg/g rw,localflocks", Reach::ThisMachine, "cluster-local"),
+        ("9 1 0:50 / /g rw - ocfs2 /dev/vg/g rw,heartbeat=local", Reach::Server, ""),
+        ("9 1 0:50 / /l rw - lustre mgs@tcp:/fs rw,flock,lazystatfs", Reach::Server, ""),
+        (
+            "9 1 0:50 / /l rw - lustre mgs@tcp:/fs rw,localflock",
+            Reach::ThisMachine,
+            "cluster-local",
+        ),
+        ("9 1 0:50 / /l rw - lustre mgs@tcp:/fs rw,noflock", Reach::Unknown, "cluster-local"),
+        (
+            "9 1 0:50 / /f rw - fuse.sshfs u@h: rw,user_id=1000",
+            Reach::ThisMachine,
+            "fuse-this-machine",
+        ),
+        ("9 1 8:2 / /f rw - fuseblk /dev/sdb1 rw,user_id=0", Reach::Local, ""),
+        ("9 1 0:50 / /f rw - fuse.mergerfs a:b rw", Reach::Local, ""),
+        ("9 1 0:50 / /f rw - fuse.glusterfs h:/v rw", Reach::Server, "server"),
+        ("9 1 0:50 / /f rw - fuse lockmgr rw,user_id=0", Reach::Unknown, ""),
+        ("9 1 0:5 / /proc rw - proc proc rw", Reach::Local, "no-place"),
+        ("9 1 0:5 / /h rw - autofs systemd-1 rw,fd=40", Reach::Unknown, "autofs"),
+        ("9 1 0:5 / /h rw - newfs x rw", Reach::Unknown, "unknown-filesystem"),
+    ];
+
     #[test]
     fn mount_options_are_understood() {
-        let local = "rw,relatime shared:1 -";
-        for (line, reach, codes) in [
-            (format!("28 1 8:1 / / {local} ext4 /dev/sda1 rw,errors=remount-ro"), Reach::Local, ""),
-            (format!("28 1 0:25 / /run {local} tmpfs tmpfs rw,size=1k,mode=755"), Reach::Local, ""),
-            (format!("28 1 0:33 /@ / {local} btrfs /dev/sda2 rw,subvol=/@"), Reach::Local, ""),
-            ("28 1 8:1 / /mnt ro,relatime - ext4 /dev/sda1 ro".into(), Reach::Local, "read-only"),
-            (
-                format!(
-                    "9 1 0:50 / /m {local} overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w"
-                ),
-                Reach::Local,
-                "overlay",
-            ),
-            (
-                format!(
-                    "9 1 0:50 / /n {local} nfs4 s:/e rw,vers=4.2,hard,proto=tcp,local_lock=none,addr=10.0.0.1"
-                ),
-                Reach::Server,
-                "server",
-            ),
-            (
-                format!("9 1 0:50 / /n {local} nfs4 s:/e rw,vers=4.1,soft,local_lock=none"),
-                Reach::Server,
-                "nfs-soft server",
-            ),
-            (
-                format!(
-                    "9 1 0:50 / /n {local} nfs s:/e rw,vers=3,hard,mountproto=udp,local_lock=none"
-                ),
-                Reach::Server,
-                "nfs-lockd",
-            ),
-            (
-                format!("9 1 0:50 / /n {local} nfs s:/e rw,vers=3,hard,nolock,local_lock=all"),
-                Reach::ThisMachine,
-                "nfs-local",
-            ),
-            (
-                format!("9 1 0:50 / /n {local} nfs s:/e rw,vers=3,local_lock=flock"),
-                Reach::ThisMachine,
-                "nfs-local nfs-lockd",
-            ),
-            (
-                format!("9 1 0:50 / /n {local} nfs s:/e rw,vers=3,local_lock=posix"),
-                Reach::Server,
-                "nfs-local nfs-lockd",
-            ),
-            (
-                format!(
-                    "9 1 0:50 / /s {local} cifs //s/e rw,vers=3.1.1,cache=strict,uid=0,nobrl,soft"
-                ),
-                Reach::ThisMachine,
-                "smb-nobrl",
-            ),
-            (
-                format!("9 1 0:50 / /s {local} cifs //s/e rw,vers=3.0,cache=strict,soft,nounix"),
-                Reach::Server,
-                "smb-mandatory server",
-            ),
-            (
-                format!("9 1 0:50 / /s {local} smb3 //s/e rw,vers=3.1.1,posix"),
-                Reach::Server,
-                "server",
-            ),
-            (
-                format!("9 1 0:50 / /s {local} cifs //s/e rw,vers=1.0,unix,forcemandatorylock"),
-                Reach::Server,
-                "smb-mandatory server",
-            ),
-            (
-                format!("9 1 0:50 / /p {local} 9p hostshare rw,trans=virtio,version=9p2000.L"),
-                Reach::ThisMachine,
-                "9p",
-            ),
-            (format!("9 1 0:50 / /p {local} virtiofs share rw"), Reach::ThisMachine, "virtiofs"),
-            (format!("9 1 0:50 / /p {local} vboxsf share rw"), Reach::ThisMachine, "shared-folder"),
-            (
-                format!("9 1 0:50 / /c {local} ceph 10.0.0.1:6789:/ rw,name=admin,acl"),
-                Reach::Server,
-                "server",
-            ),
-            (
-                format!("9 1 0:50 / /g {local} gfs2 /dev/vg/g rw,localflocks"),
-                Reach::ThisMachine,
-                "cluster-local",
-            ),
-            (
-                format!("9 1 0:50 / /g {local} ocfs2 /dev/vg/g rw,heartbeat=local"),
-                Reach::Server,
-                "",
-            ),
-            (
-                format!("9 1 0:50 / /l {local} lustre mgs@tcp:/fs rw,flock,lazystatfs"),
-                Reach::Server,
-                "",
-            ),
-            (
-                format!("9 1 0:50 / /l {local} lustre mgs@tcp:/fs rw,localflock"),
-                Reach::ThisMachine,
-                "cluster-local",
-            ),
-            (
-                format!("9 1 0:50 / /l {local} lustre mgs@tcp:/fs rw,noflock"),
-                Reach::Unknown,
-                "cluster-local",
-            ),
-            (
-                format!("9 1 0:50 / /f {local} fuse.sshfs u@h: rw,user_id=1000"),
-                Reach::ThisMachine,
-                "fuse-this-machine",
-            ),
-            (format!("9 1 8:2 / /f {local} fuseblk /dev/sdb1 rw,user_id=0"), Reach::Local, ""),
-            (format!("9 1 0:50 / /f {local} fuse.mergerfs a:b rw"), Reach::Local, ""),
-            (format!("9 1 0:50 / /f {local} fuse.glusterfs h:/v rw"), Reach::Server, "server"),
-            (format!("9 1 0:50 / /f {local} fuse lockmgr rw,user_id=0"), Reach::Unknown, ""),
-            (format!("9 1 0:5 / /proc {local} proc proc rw"), Reach::Local, "no-place"),
-            (format!("9 1 0:5 / /h {local} autofs systemd-1 rw,fd=40"), Reach::Unknown, "autofs"),
-            (format!("9 1 0:5 / /h {local} newfs x rw"), Reach::Unknown, "unknown-filesystem"),
-        ] {
-            let nature = nature(&line);
+        for (line, reach, codes) in LINES {
+            let nature = nature(line);
             assert_eq!(nature.reach, reach, "{line}");
             let found: Vec<_> = nature.findings.iter().map(|finding| finding.code).collect();
             assert_eq!(found.join(" "), codes, "{line}");

@@ -106,7 +106,7 @@ fn of_the_file(file: &FileSeen, seen: &Seen, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The rule of the kernel, `may_create_in_sticky`: who opens it with O_CREAT must own it, or the owner
+/// The rule of the kernel, `may_create_in_sticky`: who opens it with `O_CREAT` must own it, or the owner
 /// of the directory must.
 fn is_protected(file: &FileSeen, seen: &Seen) -> bool {
     let mode = seen.directory.mode;

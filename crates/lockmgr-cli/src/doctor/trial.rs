@@ -1,11 +1,11 @@
 //! Trying locks out: some of the lab's questions, asked of each mechanism at the same time.
 //!
 //! Of one mechanism they are asked one after the other, what matters most first, and it ends with the first
-//! answer that settles the matter: what hangs is not asked again.
+//! answer that settles the matter: what hangs is not asked again, and what is slow not for ever.
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockmgr::Mechanism;
 use serde::Serialize;
@@ -78,6 +78,7 @@ pub(super) struct Trial {
 pub(super) fn all(directory: &Path, deadline: Duration) -> Trial {
     let list = probes::all();
     let list = &list;
+    let end = Instant::now() + deadline * 2;
     let ask_one = |name: &str, mechanism| {
         let probe = list.iter().find(|probe| probe.name == name)?;
         Some((probe, ask(probe, Some(mechanism), directory, deadline, None)))
@@ -86,7 +87,7 @@ pub(super) fn all(directory: &Path, deadline: Duration) -> Trial {
     let (tried, space) = thread::scope(|scope| {
         let running = MECHANISMS.map(|mechanism| {
             let ask_it = move |name: &str| ask_one(name, mechanism);
-            scope.spawn(move || try_one(mechanism, ask_it))
+            scope.spawn(move || try_one(mechanism, end, ask_it))
         });
         let space = scope.spawn(|| ask_one("against-posix", Mechanism::Flock));
         let tried: Vec<_> = running.into_iter().filter_map(|one| one.join().ok()).collect();
@@ -108,10 +109,19 @@ pub(super) fn all(directory: &Path, deadline: Duration) -> Trial {
     Trial { tried, one_space }
 }
 
-fn try_one<'a>(mechanism: Mechanism, ask: impl Fn(&str) -> Option<(&'a Probe, Answer)>) -> Tried {
+fn try_one<'a>(
+    mechanism: Mechanism,
+    end: Instant,
+    ask: impl Fn(&str) -> Option<(&'a Probe, Answer)>,
+) -> Tried {
     let mut tried =
         Tried { mechanism, works: Works::Yes, answers: Vec::new(), findings: Vec::new() };
     for (name, weight) in QUESTIONS {
+        if Instant::now() > end {
+            let text = "answers take so long that not everything was asked (--deadline)";
+            tried.add(Finding::limit("slow", text));
+            break;
+        }
         let Some((probe, answer)) = ask(name) else { continue };
         let expected = probe.expectation(Some(mechanism)).is_met_by(answer.verdict);
         let is_last = !expected && tried.weigh(weight, &answer);

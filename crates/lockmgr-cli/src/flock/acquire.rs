@@ -1,17 +1,20 @@
 //! Getting the lock: one attempt, a wait with a deadline, or a wait.
 //!
-//! Unless it is to be strict, two things are better than in the original. The deadline is the
+//! Unless it is to be strict, three things are better than in the original. The deadline is the
 //! library's ([`lockmgr::call_until`]): it holds when SIGALRM is blocked or ignored, and covers the
 //! opening. And when the lock was granted, the path must still name the locked file. If it was deleted or
 //! replaced meanwhile, the file that the path names now is opened, under the same descriptor number,
 //! and locked instead, within the same time. Where that cannot be done, it is as with the original:
-//! the lock is on the file that there was.
+//! the lock is on the file that there was. And no wait is a sleep in the server of a FUSE filesystem, which
+//! nothing may end.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use lockmgr::inspect::{self, LockTable, Standing};
 use rustix::fs::{Access, FileType, OFlags, access, fstat, stat};
 
 use super::numbers::Timeout;
@@ -189,14 +192,16 @@ impl Request<'_> {
             Kind::Unlock => Want::Unlock,
         };
         let call = |sleep| lock::lock(fd, api, want, sleep);
+        let is_unlock = want == Want::Unlock && self.patience != Patience::Strict;
         match self.patience {
             Patience::None => call(false).map_err(refused),
+            _ if is_unlock => call(false).map_err(refused),
             Patience::Until(deadline) => match call(false).map_err(refused) {
-                Err(Refused::Busy) => match lockmgr::call_until(Some(deadline), || call(true)) {
-                    Ok(Some(())) => Ok(()),
-                    Ok(None) => Err(Refused::Late),
-                    Err(error) => Err(refused(error)),
-                },
+                Err(Refused::Busy) => sleep(fd, ofd, Some(deadline), call),
+                result => result,
+            },
+            Patience::Forever if is_on_fuse(fd) => match call(false).map_err(refused) {
+                Err(Refused::Busy) => sleep(fd, ofd, None, call),
                 result => result,
             },
             Patience::Forever => {
@@ -241,6 +246,56 @@ impl Request<'_> {
         }
         Ok(Locked::File(file))
     }
+}
+
+/// Waits for a lock that was busy just now. One that the server of a FUSE filesystem keeps is asked for again
+/// and again: a sleep in such a server's call may end with nothing, not even SIGKILL.
+fn sleep(
+    fd: RawFd,
+    ofd: bool,
+    deadline: Option<Instant>,
+    call: impl Fn(bool) -> io::Result<()>,
+) -> Result<(), Refused> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    if !is_on_fuse(fd) || is_kept_here(fd, ofd) {
+        return match lockmgr::call_until(deadline, || call(true)) {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(Refused::Late),
+            Err(error) => Err(refused(error)),
+        };
+    }
+    loop {
+        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        thread::sleep(left.map_or(PAUSE, |left| left.min(PAUSE)));
+        match call(false).map_err(refused) {
+            Err(Refused::Busy) if left.is_some_and(|left| left.is_zero()) => {
+                return Err(Refused::Late);
+            }
+            Err(Refused::Busy) => {}
+            result => return result,
+        }
+    }
+}
+
+fn is_on_fuse(fd: RawFd) -> bool {
+    const FUSE: u64 = 0x6573_5546;
+    rustix::fs::statfs(by_number(fd))
+        .is_ok_and(|about| u64::try_from(i128::from(about.f_type) & 0xFFFF_FFFF) == Ok(FUSE))
+}
+
+/// Whether it is this kernel that keeps the lock in the way: then it can name its holder.
+fn is_kept_here(fd: RawFd, ofd: bool) -> bool {
+    let wanted = if ofd { inspect::Kind::Ofd } else { inspect::Kind::Flock };
+    let is_seen = |lock: &inspect::Lock| {
+        lock.kind.shares_a_space_with(&wanted)
+            && lock.holders.iter().any(|holder| holder.standing != Standing::NotVisible)
+    };
+    LockTable::of(by_number(fd))
+        .is_ok_and(|table| table.files.iter().flat_map(|file| &file.locks).any(is_seen))
+}
+
+fn by_number(fd: RawFd) -> String {
+    format!("/proc/self/fd/{fd}")
 }
 
 fn refused(error: io::Error) -> Refused {

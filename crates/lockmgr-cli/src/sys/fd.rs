@@ -27,7 +27,8 @@ pub(crate) fn duplicate(fd: i32) -> io::Result<File> {
 /// `flock(2)`, `fcntl(2)` (open file description locks)
 #[expect(clippy::disallowed_methods, reason = "a release that was asked for by name, by its owner")]
 pub(crate) fn release_all(file: &File) -> io::Result<()> {
-    rustix::fs::flock(file, FlockOperation::Unlock)?;
+    // With this flag, which changes nothing else, not even a FUSE server that hangs is waited for.
+    rustix::fs::flock(file, FlockOperation::NonBlockingUnlock)?;
     // SAFETY: an all-zero flock is a value of this C structure: whence 0, start 0, length "to the end".
     let mut everything: libc::flock = unsafe { mem::zeroed() };
     everything.l_type = libc::c_short::try_from(libc::F_UNLCK).expect("a small constant");

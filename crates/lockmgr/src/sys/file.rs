@@ -263,7 +263,7 @@ pub(crate) fn touch(file: &KeptFile) -> Result<(), Errno> {
 }
 
 /// Whether the file lies on a FUSE filesystem, whose server may keep its locks.
-pub(crate) fn is_on_fuse(file: &KeptFile) -> bool {
+pub(crate) fn is_on_fuse(file: impl AsFd) -> bool {
     const FUSE: u32 = 0x6573_5546;
     filesystem(file) == Some(FUSE)
 }

@@ -272,10 +272,7 @@ pub(crate) fn sees_all_locks() -> bool {
 
 /// Says, loudly, that a test could not run here.
 pub(crate) fn skip(reason: &str) {
-    #[expect(clippy::print_stderr, reason = "a skip must be seen")]
-    {
-        eprintln!("SKIPPED: {reason}");
-    }
+    lockmgr_testfs::skip(reason);
 }
 
 pub(crate) fn is_root() -> bool {

@@ -7,7 +7,6 @@ mod process;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -148,8 +147,7 @@ pub(crate) fn is_root() -> bool {
 
 /// Says that a test was not made, and why.
 pub(crate) fn skip(reason: &str) {
-    // Not `eprintln`, which the test harness keeps back when the test passes.
-    writeln!(std::io::stderr(), "SKIPPED: {reason}").expect("standard error");
+    lockmgr_testfs::skip(reason);
 }
 
 /// Whether a program is installed.
