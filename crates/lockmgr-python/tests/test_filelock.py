@@ -551,6 +551,40 @@ def test_singletons_of_threads_are_one(path: Path) -> None:
     assert len(set(map(id, found))) == 1
 
 
+def test_threads_that_are_gone_are_forgotten(path: Path) -> None:
+    """A lock that many threads have used knows of those that hold it or have changed something, and are there."""
+    lock = FileLock(path)
+
+    def use() -> None:
+        lock.timeout = BOUND
+        with lock:
+            assert lock.timeout == BOUND
+
+    for _ in range(20):
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join(BOUND)
+
+    def contexts() -> int:
+        # Something new is noted, and what is out of date struck out.
+        lock.timeout = -1
+        lock.timeout = 5
+        return lock._contexts()
+
+    # A thread that has been joined may not quite be gone.
+    until(lambda: contexts() == 1, "the end of the threads")
+    with lock:
+        assert lock.timeout == 5
+        assert lock._contexts() == 1
+    assert lock.timeout == 5
+    lock.timeout = -1
+    assert lock._contexts() == 0
+    shared = FileLock(path, thread_local=False)
+    shared.timeout = 5
+    gc.collect()
+    assert shared.timeout == 5
+
+
 def test_an_object_without_init(path: Path) -> None:
     lock = FileLock.__new__(FileLock)
     with pytest.raises(RuntimeError, match="__init__"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -445,6 +446,23 @@ def test_without_a_loop(path: Path) -> None:
     with pytest.raises(RuntimeError, match="asyncio or trio"):
         waiting.send(None)
     nothing_is_left(path)
+
+
+@pytest.mark.parametrize("kind", [AsyncFileLock, AsyncReadWriteLock])
+def test_a_long_wait_is_told(kind: Any, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lockmgr")
+
+    async def main() -> None:
+        with holder(path) as other:
+            lock = kind(path)
+            acquire = lock.acquire if kind is AsyncFileLock else lock.acquire_read
+            task = asyncio.ensure_future(acquire())
+            await until_async(lambda: caplog.records)
+            assert str(other.pid) in caplog.records[0].getMessage()
+            other.tell()
+            await task
+
+    asyncio.run(main())
 
 
 class TestReadersAndWriters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import tempfile
@@ -211,3 +212,14 @@ def test_where_there_can_be_no_gate(path: Path) -> None:
         with Process(program, readable) as process:
             process.expect("read")
             process.expect("written")
+
+
+def test_logging(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "lockmgr")
+    lock = ReadWriteLock(path)
+    with lock.read_lock(), lock.read_lock():
+        pass
+    with lock.write_lock():
+        pass
+    told = [f"{what} {path} ({mode})" for mode in ("shared", "exclusive") for what in ("acquired", "released")]
+    assert [record.getMessage() for record in caplog.records] == told
