@@ -257,9 +257,6 @@ impl Wait {
         // An interruption is as good as a pause.
         py.detach(|| {
             let _ = poll(&mut [PollFd::new(&bell.eventfd, PollFlags::IN)], Some(&time));
-            if shutdown::has_begun_for_this_thread() {
-                shutdown::stay_out();
-            }
         });
         py.check_signals()
     }
