@@ -149,7 +149,7 @@ def test_cancel_check_leaves_nothing_behind(path: Path) -> None:
         for _ in range(5):
             with pytest.raises(Timeout) as caught:
                 lock.acquire(cancel_check=lambda: True)
-            assert caught.value.holders
+            assert str(path) in str(caught.value)
             with pytest.raises(ZeroDivisionError):
                 lock.acquire(cancel_check=lambda: bool(1 / 0))
         until(lambda: requests(path) == 0, "the end of the requests")
@@ -208,19 +208,23 @@ def test_who_has_it(path: Path) -> None:
     assert lock.holders() == []
     with Process(HOLDER, path) as other:
         other.expect("held")
-        assert [one.pid for one in lock.holders()] == [other.pid]
-        with pytest.raises(Timeout) as caught:
-            lock.acquire(0.01)
-        assert [one.pid for one in caught.value.holders] == [other.pid]
-        assert str(other.pid) in str(caught.value)
-        again = pickle.loads(pickle.dumps(caught.value))
-        assert str(again) == str(caught.value)
-        assert again.holders == caught.value.holders
+
+        def timed_out() -> Timeout:
+            with pytest.raises(Timeout) as caught:
+                lock.acquire(0.01)
+            return caught.value
+
+        # One reading of the kernel's table may miss a line, or see it twice.
+        until(lambda: {one.pid for one in lock.holders()} == {other.pid}, "the holder")
+        error = until(lambda: next((it for it in [timed_out()] if str(other.pid) in str(it)), None), "its name")
+        assert other.pid in {one.pid for one in error.holders}
+        again = pickle.loads(pickle.dumps(error))
+        assert str(again) == str(error)
+        assert again.holders == error.holders
         assert (again.lock_file, again.args) == (str(path), ())
         thread = threading.Thread(target=FileLock(path).acquire)
         thread.start()
-        until_blocked(path)
-        assert [one.pid for one in lock.waiters()] == [os.getpid()]
+        until(lambda: {one.pid for one in lock.waiters()} == {os.getpid()}, "the waiter")
         other.tell()
         thread.join(BOUND)
 
