@@ -24,7 +24,6 @@ mod look;
 mod options;
 mod owner;
 mod several;
-mod shutdown;
 mod wait;
 
 use pyo3::prelude::*;
@@ -53,8 +52,6 @@ mod _lockmgr {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        let at_exit = wrap_pyfunction!(super::shutdown::_at_exit, module)?;
-        module.py().import("atexit")?.call_method1("register", (at_exit,))?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

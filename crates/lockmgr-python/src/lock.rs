@@ -12,7 +12,7 @@ use lockmgr::inspect::printable;
 use lockmgr::{FileLock, Mechanism, Mode, OwnedFileLockGuard, Range, name};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::error::{After, deadlock, exception, path_to_python};
 use crate::hold::{Guard, Hold};
@@ -31,7 +31,8 @@ pub(crate) struct Shared {
 struct Held {
     guard: OwnedFileLockGuard,
     thread: u64,
-    task: Option<Py<PyAny>>,
+    /// Weakly: else a task that is forgotten inside would be kept alive by the lock, and never leave.
+    task: Option<Py<PyWeakrefReference>>,
     /// How often its owner has acquired it: more than once only if the lock is re-entrant.
     count: usize,
     /// A `with` has taken it, and will release it in its place.
@@ -39,10 +40,26 @@ struct Held {
 }
 
 impl Held {
-    fn is_of(&self, thread: u64, task: Option<&Py<PyAny>>) -> bool {
-        self.thread == thread
-            && self.task.as_ref().map(Py::as_ptr) == task.map(Py::as_ptr)
-            && self.guard.is_held()
+    fn is_of(&self, py: Python<'_>, thread: u64, task: Option<&Py<PyAny>>) -> bool {
+        let same = match (&self.task, task) {
+            (None, None) => true,
+            (Some(_), Some(task)) => self.is_of_task(py, task),
+            _ => false,
+        };
+        same && self.thread == thread && self.guard.is_held()
+    }
+
+    fn is_of_task(&self, py: Python<'_>, task: &Py<PyAny>) -> bool {
+        self.living_task(py).is_some_and(|living| living.is(task))
+    }
+
+    fn living_task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.task.as_ref()?.bind(py).upgrade()
+    }
+
+    /// Whether the thread or task that has acquired it may yet release it.
+    fn has_owner(&self, py: Python<'_>) -> bool {
+        self.guard.is_held() && (self.task.is_none() || self.living_task(py).is_some())
     }
 }
 
@@ -320,7 +337,7 @@ impl BaseLock {
                 let own = task.as_ref().is_some_and(|task| {
                     self.shared.holds().iter().any(|held| {
                         held.scoped
-                            && held.task.as_ref().is_some_and(|it| it.is(task))
+                            && held.is_of_task(py, task)
                             && held.guard.is_held()
                             && held.guard.mode().conflicts_with(mode)
                     })
@@ -349,7 +366,7 @@ impl BaseLock {
 
     /// Releases what the task holds, without a word about replaced lock files.
     fn _leave(&self, py: Python<'_>, task: Option<Py<PyAny>>) -> PyResult<()> {
-        let held = self.remove(task.as_ref())?;
+        let held = self.remove(py, task.as_ref())?;
         self.drop_quietly(py, held)
     }
 }
@@ -393,7 +410,7 @@ impl BaseLock {
     fn enter_again(&self, py: Python<'_>, mode: Mode, task: Option<&Py<PyAny>>) -> PyResult<bool> {
         let here = owner::this_thread();
         let mut holds = self.shared.holds();
-        let Some(held) = holds.iter_mut().find(|held| held.is_of(here, task)) else {
+        let Some(held) = holds.iter_mut().find(|held| held.is_of(py, here, task)) else {
             return Ok(false);
         };
         if held.guard.mode() == Mode::Shared && mode == Mode::Exclusive {
@@ -429,6 +446,8 @@ impl BaseLock {
     ) -> PyResult<()> {
         let shared = guard.mode() == Mode::Shared;
         let of_task = task.is_some();
+        let task = task.map(|task| PyWeakrefReference::new(task.bind(py))).transpose()?;
+        let task = task.map(Bound::unbind);
         let held = Held { guard, thread: owner::this_thread(), task, count: 1, scoped };
         self.shared.holds().push(held);
         if scoped && !of_task {
@@ -457,19 +476,19 @@ impl BaseLock {
 
     fn pop(&self, py: Python<'_>) -> PyResult<Option<Held>> {
         let task = if self.reentrant { owner::current_task(py)? } else { None };
-        self.remove(task.as_ref())
+        self.remove(py, task.as_ref())
     }
 
     /// Removes one hold, of this owner if it has one. None when its owner has acquired it once more.
-    fn remove(&self, task: Option<&Py<PyAny>>) -> PyResult<Option<Held>> {
+    fn remove(&self, py: Python<'_>, task: Option<&Py<PyAny>>) -> PyResult<Option<Held>> {
         let here = owner::this_thread();
         let mut holds = self.shared.holds();
-        let at = match holds.iter().rposition(|held| held.is_of(here, task)) {
+        let at = match holds.iter().rposition(|held| held.is_of(py, here, task)) {
             Some(at) => at,
             // In a forked child, what the parent holds ends without effect.
             None => match holds.len() {
                 0 => return Err(PyRuntimeError::new_err(self.not_held())),
-                _ if self.reentrant && holds.iter().any(|held| held.guard.is_held()) => {
+                _ if self.reentrant && holds.iter().any(|held| held.has_owner(py)) => {
                     drop(holds);
                     let text =
                         "a re-entrant lock is released by the thread or task that acquired it";

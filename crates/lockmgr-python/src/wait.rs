@@ -24,7 +24,6 @@ use crate::error::{After, exception};
 use crate::hold::{Guard, Hold};
 use crate::log;
 use crate::options::Patience;
-use crate::shutdown;
 
 /// Whether it takes its time even to acquire a lock that is free, or to release it. Then it is done without
 /// the GIL.
@@ -110,6 +109,9 @@ pub(crate) fn acquire(
 }
 
 /// Runs a wait of the library without the GIL, and Python's signal handlers in between.
+///
+/// A daemon thread that comes out of its sleep while the interpreter is taken down does not get the GIL
+/// any more; PyO3 keeps it where it is until the process ends.
 pub(crate) fn sleep<T: Send>(
     py: Python<'_>,
     wait: impl FnOnce() -> Result<T, Error> + Send,
@@ -119,19 +121,22 @@ pub(crate) fn sleep<T: Send>(
     let (outcome, raised) = py.detach(|| {
         let raised: Rc<RefCell<Option<PyErr>>> = Rc::default();
         let place = Rc::clone(&raised);
-        let go_on = move || match check_signals() {
-            Ok(()) => true,
-            Err(error) => {
-                place.replace(Some(error));
-                false
+        let go_on = move || {
+            #[expect(
+                clippy::redundant_closure_for_method_calls,
+                reason = "it is not general enough"
+            )]
+            let handled = Python::try_attach(|py| py.check_signals());
+            // None while the interpreter is taken down: then there is nobody to handle anything.
+            match handled {
+                None | Some(Ok(())) => true,
+                Some(Err(error)) => {
+                    place.replace(Some(error));
+                    false
+                }
             }
         };
         let outcome = lockmgr::ask_on_signal(go_on, wait);
-        if shutdown::has_begun_for_this_thread() {
-            // Nothing of Python may be touched any more, and what was acquired is nobody's.
-            drop(outcome);
-            shutdown::stay_out();
-        }
         (outcome, raised.take())
     });
     match (outcome, raised) {
@@ -139,16 +144,6 @@ pub(crate) fn sleep<T: Send>(
         (_, Some(raised)) => Err(raised),
         (Ok(guard), None) => Ok(guard),
         (Err(error), None) => Err(exception(py, error, After::Wait)),
-    }
-}
-
-/// Runs Python's handlers for signals that have come, if this thread is the one that does that.
-#[expect(clippy::redundant_closure_for_method_calls, reason = "the method is not general enough")]
-fn check_signals() -> PyResult<()> {
-    if shutdown::has_begun_for_this_thread() {
-        Ok(())
-    } else {
-        Python::attach(|py| py.check_signals())
     }
 }
 
@@ -262,9 +257,6 @@ impl Wait {
         // An interruption is as good as a pause.
         py.detach(|| {
             let _ = poll(&mut [PollFd::new(&bell.eventfd, PollFlags::IN)], Some(&time));
-            if shutdown::has_begun_for_this_thread() {
-                shutdown::stay_out();
-            }
         });
         py.check_signals()
     }

@@ -192,6 +192,32 @@ def test_a_loop_that_is_closed_while_a_task_waits(path: Path) -> None:
         assert descriptors() == before
 
 
+@pytest.mark.parametrize("kind", ["lock", "reentrant", "semaphore"])
+def test_a_task_that_is_forgotten_inside_leaves(path: Path, kind: str) -> None:
+    kinds: dict[str, Callable[[], Any]] = {
+        "lock": lambda: Lock(path),
+        "reentrant": lambda: Lock(path, reentrant=True),
+        "semaphore": lambda: Semaphore(path, 1),
+    }
+    lock = kinds[kind]()
+
+    async def stay() -> None:
+        async with lock:
+            await asyncio.get_running_loop().create_future()
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(stay())
+    loop.run_until_complete(asyncio.sleep(0))
+    assert lock.locked()
+    loop.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    del task, loop
+    gc.collect()
+    assert not lock.locked()
+    with kinds[kind]().acquire(timeout=0):
+        pass
+
+
 def test_several_loops_share_a_lock(path: Path) -> None:
     lock = Lock(path)
     now = most = times = 0

@@ -148,6 +148,14 @@ def test_daemon_threads_that_wait_do_not_disturb_the_exit(path: Path) -> None:
     program = """
         mine = lockmgr.Lock(sys.argv[1])
         mine.acquire()
+        class Last:
+            # The last words of this program, spoken while the interpreter is taken down.
+            def __init__(self):
+                self.release, self.sleep = mine.release, time.sleep
+            def __del__(self):
+                self.release()
+                self.sleep(0.2)
+        last = Last()
         def wait(timeout):
             lock = lockmgr.Lock(sys.argv[1])
             with lock.acquire(timeout):

@@ -39,6 +39,27 @@ def test_debug_tells_of_acquiring_and_releasing(path: Path, caplog: pytest.LogCa
     assert caplog.messages == [f"acquired {path} (exclusive)"]
 
 
+def test_a_hold_is_not_lost_when_the_record_of_it_fails(path: Path) -> None:
+    """As when Ctrl-C arrives while a handler writes."""
+
+    class Interrupted(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise KeyboardInterrupt
+
+    logger, lock = logging.getLogger("lockmgr"), Lock(path)
+    interrupted = Interrupted()
+    logger.addFilter(interrupted)
+    logger.setLevel(logging.DEBUG)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire()
+        assert not lock.locked()
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeFilter(interrupted)
+    Lock(path).acquire(0)
+
+
 def test_info_tells_of_a_wait_over_a_second_and_names_the_holder(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

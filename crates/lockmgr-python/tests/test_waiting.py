@@ -225,7 +225,8 @@ def test_the_gil_is_kept_while_the_lock_is_free(path: Path) -> None:
         # Now it has the GIL, and gets it again when this thread gives it away, or after the interval.
         time.sleep(0.001)
         before = turns
-        for _ in range(100):
+        # So often that the other thread, which has to wake up first, meets a moment without the GIL if there is one.
+        for _ in range(3000):
             with lock:
                 pass
             with lock.acquire(timeout=1):

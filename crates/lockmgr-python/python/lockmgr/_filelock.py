@@ -7,11 +7,12 @@ import contextlib
 import fcntl
 import math
 import os
+import sys
 import threading
 import warnings
 import weakref
 from abc import ABCMeta
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypedDict, TypeVar
 
@@ -65,6 +66,30 @@ _CHANGEABLE = ("timeout", "blocking", "poll_interval", "lifetime", "executor")
 _PERMISSIONS = 0o777
 _OWNER_MAY = 0o600
 _USUAL_MODE = 0o644
+
+
+@contextlib.contextmanager
+def wait_told(path: Any) -> Generator[None]:
+    """Around a wait of a task: the logger is told of it when it takes long."""
+    logging = sys.modules.get("logging")
+    if logging is None or not logging.getLogger("lockmgr").isEnabledFor(logging.INFO):
+        yield
+        return
+    from . import _log
+
+    notice = _log.begin(os.path.abspath(os.fsdecode(path)), "flock")
+    try:
+        yield
+    finally:
+        notice.end()
+
+
+def tell(what: str, path: Any, mode: str) -> None:
+    """Tells the logger what has become of a lock."""
+    # Who has not imported it does not listen.
+    logging = sys.modules.get("logging")
+    if logging is not None:
+        logging.getLogger("lockmgr").debug("%s %s (%s)", what, path, mode)
 
 
 class AcquireReturnProxy(Generic[_L]):
@@ -150,8 +175,7 @@ class FileLockMeta(ABCMeta):
                 lock = locks.get(place)
                 if lock is None:
                     lock = super().__call__(*args, **self._understood(kwds))
-                    lock._is_singleton = True
-                    lock._given = given
+                    lock._lockmgr_options |= given
                     locks[place] = lock
                     return lock
             self._compare(lock, given)
@@ -176,7 +200,7 @@ class FileLockMeta(ABCMeta):
         different = []
         for name in cls._defaults():
             # What can be changed counts as it is now.
-            there = getattr(lock, name) if name in _CHANGEABLE else lock._given[name]
+            there = getattr(lock, name) if name in _CHANGEABLE else lock._lockmgr_options[name]
             wanted = given[name]
             if there is not wanted and there != wanted:
                 different.append(f"{name} is {there!r} there and {wanted!r} here")
@@ -203,9 +227,8 @@ def _parameters(cls: type) -> tuple[frozenset[str], bool]:
 class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLockMeta):
     """What all locks with filelock's interface have in common; see FileLock."""
 
-    _is_singleton = False
-    #: The options of a singleton.
-    _given: dict[str, Any]
+    #: The options as they were given. One attribute, whose name no subclass has.
+    _lockmgr_options: dict[str, Any]
 
     def __init__(
         self,
@@ -241,12 +264,14 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
             groups_errors=context_error_policy == "group",
             on_acquired=on_acquired,
         )
-        self._mode = mode
-        self._is_singleton = is_singleton
-        self._context_error_policy: ContextErrorPolicy = context_error_policy
-        self._close_error_policy: CloseErrorPolicy = close_error_policy
-        self._fallback_to_soft = fallback_to_soft
-        self._preserve_lock_file = preserve_lock_file
+        self._lockmgr_options = {
+            "mode": mode,
+            "is_singleton": is_singleton,
+            "context_error_policy": context_error_policy,
+            "close_error_policy": close_error_policy,
+            "fallback_to_soft": fallback_to_soft,
+            "preserve_lock_file": preserve_lock_file,
+        }
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -282,17 +307,18 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
     @property
     def mode(self) -> int:
         """The permissions of a lock file that is created; 0o644 stands for those that the umask leaves."""
-        return _USUAL_MODE if self._mode == -1 else self._mode
+        mode: int = self._lockmgr_options["mode"]
+        return _USUAL_MODE if mode == -1 else mode
 
     @property
     def has_explicit_mode(self) -> bool:
         """Whether mode was given."""
-        return self._mode != -1
+        return bool(self._lockmgr_options["mode"] != -1)
 
     @property
     def is_singleton(self) -> bool:
         """Whether there is one such lock for the lock file."""
-        return self._is_singleton
+        return bool(self._lockmgr_options["is_singleton"])
 
     @property
     def lifetime(self) -> float | None:
@@ -306,22 +332,24 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
     @property
     def context_error_policy(self) -> ContextErrorPolicy:
         """What becomes of the two errors when the body of a `with` and the release both fail."""
-        return self._context_error_policy
+        policy: ContextErrorPolicy = self._lockmgr_options["context_error_policy"]
+        return policy
 
     @property
     def close_error_policy(self) -> CloseErrorPolicy:
         """As it was given. Releasing closes no descriptor here, so there is nothing to fail."""
-        return self._close_error_policy
+        policy: CloseErrorPolicy = self._lockmgr_options["close_error_policy"]
+        return policy
 
     @property
     def fallback_to_soft(self) -> bool:
         """As it was given. Nothing falls back: where there are no kernel locks, acquiring fails."""
-        return self._fallback_to_soft
+        return bool(self._lockmgr_options["fallback_to_soft"])
 
     @property
     def preserve_lock_file(self) -> bool:
         """As it was given. The lock file always stays."""
-        return self._preserve_lock_file
+        return bool(self._lockmgr_options["preserve_lock_file"])
 
     @property
     def locked(self) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import _async
 from ._errors import Timeout
-from ._filelock import _DEFAULTS, BaseFileLock, CloseErrorPolicy, ContextErrorPolicy, both_failed
+from ._filelock import _DEFAULTS, BaseFileLock, CloseErrorPolicy, ContextErrorPolicy, both_failed, wait_told
 from ._lockmgr import FileLockBase
 
 if TYPE_CHECKING:
@@ -151,9 +151,7 @@ class BaseAsyncFileLock(BaseFileLock):
             preserve_lock_file=preserve_lock_file,
             on_acquired=on_acquired,
         )
-        self._loop = loop
-        self._run_in_executor = run_in_executor
-        self._executor = executor
+        self._lockmgr_options |= {"loop": loop, "run_in_executor": run_in_executor, "executor": executor}
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
@@ -162,21 +160,23 @@ class BaseAsyncFileLock(BaseFileLock):
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """As it was given. The lock can be used under any loop, and under several."""
-        return self._loop
+        loop: asyncio.AbstractEventLoop | None = self._lockmgr_options["loop"]
+        return loop
 
     @property
     def run_in_executor(self) -> bool:
         """As it was given. Nothing is run in an executor."""
-        return self._run_in_executor
+        return bool(self._lockmgr_options["run_in_executor"])
 
     @property
     def executor(self) -> Executor | None:
         """As it was given. Nothing is run in an executor."""
-        return self._executor
+        executor: Executor | None = self._lockmgr_options["executor"]
+        return executor
 
     @executor.setter
     def executor(self, value: Executor | None) -> None:
-        self._executor = value
+        self._lockmgr_options["executor"] = value
 
     async def acquire(  # type: ignore[override]
         self,
@@ -194,11 +194,12 @@ class BaseAsyncFileLock(BaseFileLock):
         wait = self._begin(task, timeout, poll_interval, blocking)
         if wait is not None:
             try:
-                if cancel_check is None:
-                    hold = await _async.finish(wait)
-                else:
-                    every = self.poll_interval if poll_interval is None else poll_interval
-                    hold = await _finish_asking(wait, self.lock_file, cancel_check, max(every, _SHORTEST))
+                with wait_told(self.lock_file):
+                    if cancel_check is None:
+                        hold = await _async.finish(wait)
+                    else:
+                        every = self.poll_interval if poll_interval is None else poll_interval
+                        hold = await _finish_asking(wait, self.lock_file, cancel_check, max(every, _SHORTEST))
             except Timeout as error:
                 error._lock_file = self.lock_file
                 raise

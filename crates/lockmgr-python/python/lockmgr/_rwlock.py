@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from . import _async
 from ._errors import DeadlockError, UnsupportedError, shown
-from ._filelock import AcquireReturnProxy, place_of, registry
+from ._filelock import AcquireReturnProxy, place_of, registry, tell, wait_told
 from ._filelock_async import owner as this_task
 from ._lockmgr import FileLockBase, Handle
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ._lockmgr import Hold
 
 _Mode = Literal["read", "write"]
+_KINDS = {"read": "shared", "write": "exclusive"}
 
 
 class _Held:
@@ -105,11 +106,12 @@ class _Core:
         """Acquires without blocking the loop."""
         if self.at_once(owner, mode, patience):
             return
-        try:
-            hold = await _async.finish(self.handle.wait(patience, shared=mode == "read"))
-        except (UnsupportedError, PermissionError):
-            self._go_without_gate()
-            hold = await _async.finish(self.handle.wait(patience, shared=mode == "read"))
+        with wait_told(self.lock_file):
+            try:
+                hold = await _async.finish(self.handle.wait(patience, shared=mode == "read"))
+            except (UnsupportedError, PermissionError):
+                self._go_without_gate()
+                hold = await _async.finish(self.handle.wait(patience, shared=mode == "read"))
         self.keep(owner, mode, hold)
 
     def _go_without_gate(self) -> None:
@@ -122,6 +124,12 @@ class _Core:
     def keep(self, owner: int, mode: _Mode, hold: Hold) -> None:
         self.held[owner] = _Held(hold, mode)
         _cores.setdefault(owner, weakref.WeakSet()).add(self)
+        try:
+            tell("acquired", self.lock_file, _KINDS[mode])
+        except BaseException:
+            # Whoever gets an exception does not expect to hold anything.
+            self.release(owner, force=True)
+            raise
 
     def _forget(self, owner: int) -> None:
         cores = _cores.get(owner)
@@ -154,6 +162,7 @@ class _Core:
         del self.held[owner]
         self._forget(owner)
         held.hold.release()
+        tell("released", self.lock_file, _KINDS[held.mode])
 
     def _of_another(self, owner: int) -> tuple[int, _Held | None]:
         """A reader is as good as another; a writer's hold is its own."""

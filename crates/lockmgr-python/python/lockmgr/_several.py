@@ -48,12 +48,17 @@ class _Several:
         RuntimeError if nothing is held; LockError, after the release, if a lock file was deleted or replaced during
         the hold.
         """
-        hold = self._pop(_owner())
-        while hold is None and self._holds:
-            hold = self._pop(next(iter(self._holds)))
+        hold = self._pop_first()
         if hold is None:
             raise RuntimeError(f"{self!r} is not held")
         hold.release(check=True)
+
+    def _pop_first(self) -> Hold | None:
+        """Takes what this owner has acquired last; else what another one has."""
+        hold = self._pop(_owner())
+        while hold is None and self._holds:
+            hold = self._pop(next(iter(self._holds)))
+        return hold
 
     def _pop(self, owner: tuple[int, int]) -> Hold | None:
         holds = self._holds.get(owner, [])
@@ -80,8 +85,9 @@ class _Several:
         value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        hold = self._pop(_owner())
-        # None in a child that was forked inside.
+        # A task that is forgotten inside leaves when it is no task any more. None is left in a child that was
+        # forked inside.
+        hold = self._pop_first()
         if hold is not None:
             hold.release()
 

@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use lockmgr::{FileLock, OwnedFileLockGuard};
 
@@ -37,6 +37,8 @@ pub(super) struct State {
 struct Context {
     place: u64,
     habits: Habits,
+    /// Gone when the thread is whose habits these are.
+    thread: Weak<()>,
     held: Option<Held>,
 }
 
@@ -74,7 +76,12 @@ impl State {
         let mut contexts = self.contexts();
         match contexts.iter_mut().find(|context| context.place == place) {
             Some(context) => context.held = Some(held),
-            None => contexts.push(Context { place, habits: defaults, held: Some(held) }),
+            None => contexts.push(Context {
+                place,
+                habits: defaults,
+                thread: Weak::new(),
+                held: Some(held),
+            }),
         }
         drop(contexts);
         note(self);
@@ -134,11 +141,14 @@ impl State {
         let mut contexts = self.contexts();
         let index = contexts.iter().position(|context| context.place == place);
         let index = index.unwrap_or_else(|| {
-            contexts.push(Context { place, habits: defaults, held: None });
+            // What threads have changed that are gone by now.
+            contexts.retain(|other| other.held.is_some() || other.thread.strong_count() > 0);
+            contexts.push(Context { place, habits: defaults, thread: Weak::new(), held: None });
             contexts.len() - 1
         });
         let context = &mut contexts[index];
         change(&mut context.habits);
+        context.thread = if place == SHARED { Arc::downgrade(&FOR_EVER) } else { this_thread() };
         if context.held.is_none() && context.habits == defaults {
             contexts.swap_remove(index);
         }
@@ -152,6 +162,11 @@ impl State {
         }
     }
 
+    /// How many contexts there are.
+    pub(super) fn count(&self) -> usize {
+        self.contexts().len()
+    }
+
     fn is_idle(&self) -> bool {
         self.contexts().iter().all(|context| context.held.is_none())
     }
@@ -162,10 +177,18 @@ fn held_in(contexts: &mut [Context], place: u64) -> Option<&mut Held> {
 }
 
 thread_local! {
+    static ALIVE: Arc<()> = Arc::new(());
     static KEY: Cell<u64> = const { Cell::new(SHARED) };
     /// The instances that were acquired by this thread, or by tasks in it. Those that were released
     /// elsewhere are still there.
     static HELD: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// In the place of a thread, for what all of them share.
+static FOR_EVER: LazyLock<Arc<()>> = LazyLock::new(Arc::default);
+
+fn this_thread() -> Weak<()> {
+    ALIVE.try_with(Arc::downgrade).unwrap_or_default()
 }
 
 /// A number for an owner, never used twice.

@@ -308,6 +308,11 @@ impl FileLockBase {
         thread_key()
     }
 
+    /// How many threads have a hold or settings of their own.
+    fn _contexts(&self) -> usize {
+        self.state.count()
+    }
+
     /// Begins to acquire for the owner, without blocking: None when that has succeeded, else a Wait.
     #[pyo3(signature = (owner, timeout, poll_interval, blocking))]
     fn _begin<'py>(
