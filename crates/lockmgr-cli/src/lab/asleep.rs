@@ -34,6 +34,15 @@ pub(super) fn is_local(directory: BorrowedFd<'_>) -> bool {
         .is_ok_and(|about| u64::try_from(about.f_type).is_ok_and(|kind| LOCAL.contains(&kind)))
 }
 
+/// Whether a thread of a process that was killed sleeps where not even that wakes it up.
+pub(super) fn is_stuck(process: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let number = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        number.is_some_and(|number| state(process, number) == Some('D'))
+    })
+}
+
 /// The state letter as in ps(1); `None` when the thread is gone.
 pub(super) fn state(process: i32, thread: i32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{process}/task/{thread}/stat")).ok()?;

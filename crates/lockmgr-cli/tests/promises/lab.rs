@@ -271,6 +271,7 @@ fn words_that_are_no_probes_are_refused() {
         &["lab", "try"],
         &["lab", "sizes", "more"],
         &["lab", "--list", "--explain"],
+        &["lab", "create-exclusive", "-m", "posix"],
     ] {
         let ran = scratch.run(words);
         ran.exits(64);
