@@ -14,7 +14,7 @@ pub(super) enum Look {
 }
 
 pub(super) fn look(process: i32, thread: i32) -> Look {
-    // Read in this order: who has left the call between the two has not been asleep in it.
+    // The kernel names the call of a thread that sleeps or is stopped; of one that runs it says so.
     let call = fs::read_to_string(format!("/proc/{process}/task/{thread}/syscall"));
     let sleeps = matches!(state(process, thread), Some('S' | 'D'));
     let number = call.as_ref().ok().and_then(|line| line.split(' ').next()?.parse::<i64>().ok());
