@@ -18,7 +18,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lockmgr::inspect::{Inode, LockTable};
+use lockmgr::inspect::{Inode, LockTable, LockedFile};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
@@ -29,13 +29,15 @@ use crate::exit::{self, Status};
 use crate::json::Teller;
 use crate::lab::errno;
 use crate::lab::place::Place;
-use crate::show::{self, Rows, Screen};
+use crate::show::{self, Rows, Screen, Style};
 
 /// The word that makes this program the child.
 const LOOK: &str = "--doctor-look";
 const PROGRAM: &str = "/proc/self/exe";
 /// What a child that was killed has to end.
 const GRACE: Duration = Duration::from_millis(500);
+/// More are not shown to people.
+const MOST_FILES: usize = 12;
 
 /// What the child says: one line each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,7 +75,8 @@ pub(super) struct Seen {
     /// `fs.protected_regular`.
     pub(super) protected_regular: u8,
     pub(super) user: u32,
-    /// The locks on the file, as `lockmgr who` has them, and how many there are on the filesystem.
+    /// The locks on the file or below the directory, for programs and for people; and on how many files of
+    /// the filesystem there are any.
     pub(super) locks: Vec<Value>,
     pub(super) locks_told: String,
     pub(super) locked_files: usize,
@@ -254,10 +257,9 @@ fn see(path: &Path) -> Result<Seen, Trouble> {
     };
     doing(&format!("make a file in {}", show::path(&subject.directory)))?;
     let scratch = see_scratch(&opened).map_err(|error| errno::name(error.raw_os_error()));
-    let is_locked =
-        matches!(&file, Some(file) if file.kind == KindSeen::Regular) || subject.name.is_none();
     doing("look who holds locks")?;
-    let (locks, locks_told, locked_files) = see_locks(path, &opened, is_locked);
+    let lock_file = subject.name.is_some().then_some(path);
+    let (locks, locks_told, locked_files) = see_locks(lock_file, &opened);
     let protected = fs::read_to_string("/proc/sys/fs/protected_regular").unwrap_or_default();
     Ok(Seen {
         place,
@@ -359,24 +361,38 @@ fn ahead(
     i64::try_from(difference).unwrap_or(i64::MAX)
 }
 
-fn see_locks(path: &Path, directory: &OwnedFd, is_locked: bool) -> (Vec<Value>, String, usize) {
-    let mut rows = Rows::default();
-    let mut values = Vec::new();
-    if is_locked && let Ok(table) = LockTable::of(path) {
-        let mut teller = Teller::default();
-        for file in table.files.iter().filter(|file| !file.locks.is_empty()) {
-            let _legend = show::add_file(&mut rows, file, &show::path(path));
-            values.extend(serde_json::to_value(teller.file(file)).ok());
-        }
-    }
+/// The locks on the lock file, or on files below the directory; and on how many files of the filesystem
+/// there are any.
+fn see_locks(file: Option<&Path>, directory: &OwnedFd) -> (Vec<Value>, String, usize) {
     let by_descriptor = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    let count = match (Inode::of(by_descriptor), LockTable::snapshot()) {
-        (Ok(here), Ok(table)) => {
-            let on_it = |inode: Inode| (inode.major, inode.minor) == (here.major, here.minor);
-            table.files.iter().filter(|file| on_it(file.inode)).count()
+    let everything = LockTable::snapshot().unwrap_or_default();
+    let count = Inode::of(&by_descriptor).map_or(0, |here| {
+        let on_it = |inode: Inode| (inode.major, inode.minor) == (here.major, here.minor);
+        everything.files.iter().filter(|file| on_it(file.inode)).count()
+    });
+    let files = match (file, fs::read_link(&by_descriptor)) {
+        (Some(file), _) => LockTable::of(file).map(|table| table.files).unwrap_or_default(),
+        (None, Ok(directory)) => {
+            let below = |file: &LockedFile| {
+                file.path.as_ref().is_some_and(|path| path.starts_with(&directory))
+            };
+            everything.files.into_iter().filter(below).collect()
         }
-        _ => 0,
+        (None, Err(_)) => Vec::new(),
     };
+    let (mut rows, mut teller) = (Rows::default(), Teller::default());
+    let mut values = Vec::new();
+    for (index, file) in files.iter().filter(|file| !file.locks.is_empty()).enumerate() {
+        if index < MOST_FILES {
+            let name = show::file_name(file.path.as_deref(), file.inode);
+            let _legend = show::add_file(&mut rows, file, &name);
+        }
+        values.extend(serde_json::to_value(teller.file(file)).ok());
+    }
+    if values.len() > MOST_FILES {
+        let more = values.len() - MOST_FILES;
+        rows.text(Style::Dim, format!("and {}: see lockmgr ls", show::count(more, "more file")));
+    }
     let told = if rows.is_empty() { String::new() } else { rows.render(&Screen::of_output()) };
     (values, told, count)
 }

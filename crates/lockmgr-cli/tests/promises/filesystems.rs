@@ -129,6 +129,9 @@ fn the_doctor_shows_who_holds_the_lock() {
     assert!(told["locked_files"].as_u64().unwrap() >= 1);
     let ran = scratch.run(&["doctor", "--deadline", PATIENCE, "./a.lock"]);
     assert!(ran.out.contains(&format!("holds  {pid}")), "{ran:?}");
+    // And below a directory.
+    let (_, told) = examined(&scratch, scratch.dir(), PATIENCE);
+    assert_eq!(told.pointer("/files/0/locks/0/holders/0/process/pid"), Some(pid), "{told}");
     drop(holder);
 }
 
