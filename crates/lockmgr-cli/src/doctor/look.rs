@@ -19,7 +19,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lockmgr::inspect::{Inode, LockTable, LockedFile};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, Mode, OFlags, Stat, accessat, fstat, openat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
@@ -232,7 +234,7 @@ fn no_place(what: String, error: Errno) -> Trouble {
 
 fn see(path: &Path) -> Result<Seen, Trouble> {
     let found = step("stat", path, || match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
+        Ok(stat) => Ok(Some(behind_link(path, stat))),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error),
     })?;
@@ -275,6 +277,18 @@ fn see(path: &Path) -> Result<Seen, Trouble> {
     })
 }
 
+/// What is behind a link to a directory; else what is there.
+fn behind_link(path: &Path, stat: Stat) -> Stat {
+    let is = |stat: &Stat, kind| FileType::from_raw_mode(stat.st_mode) == kind;
+    if is(&stat, FileType::Symlink)
+        && let Ok(behind) = statat(CWD, path, AtFlags::empty())
+        && is(&behind, FileType::Directory)
+    {
+        return behind;
+    }
+    stat
+}
+
 fn subject_of(path: &Path, found: Option<&Stat>) -> Result<Subject, Trouble> {
     let is_directory =
         found.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
@@ -298,22 +312,21 @@ fn see_file(directory: &OwnedFd, name: &OsString, stat: &Stat) -> FileSeen {
         FileType::Symlink => KindSeen::Link,
         _ => KindSeen::Other,
     };
-    let open = |access: OFlags| {
-        // What the path has come to name since is not followed, and does not make us wait.
-        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        openat(directory, name, access | careful, Mode::empty())
+    // Asked and not tried: to open it would break a lease on it.
+    let refused = |access| match accessat(directory, name, access, AtFlags::EACCESS) {
+        Err(error) if kind == KindSeen::Regular => Some(errno::name(error.raw_os_error())),
+        _ => None,
     };
-    let failed = |access| open(access).err().map(|error| errno::name(error.raw_os_error()));
-    let regular = kind == KindSeen::Regular;
+    let path_only = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let itself = openat(directory, name, path_only, Mode::empty());
     let mount = |fd: &OwnedFd| Place::of(fd.as_fd()).map(|place| place.mount_point);
-    let itself = open(OFlags::PATH).ok();
     FileSeen {
         kind,
         mode: stat.st_mode & 0o7777,
         owner: stat.st_uid,
-        mounted_itself: itself.is_some_and(|itself| mount(&itself) != mount(directory)),
-        no_reading: if regular { failed(OFlags::RDONLY) } else { None },
-        no_writing: if regular { failed(OFlags::RDWR) } else { None },
+        mounted_itself: itself.is_ok_and(|itself| mount(&itself) != mount(directory)),
+        no_reading: refused(Access::READ_OK),
+        no_writing: refused(Access::READ_OK | Access::WRITE_OK),
     }
 }
 

@@ -148,6 +148,9 @@ fn the_doctor_sees_traps_of_paths() {
         ran.exits(status);
         assert!(codes(&told).contains(&code), "{path}: {told}");
     }
+    scratch.sh("ln -s open linked").exits(0);
+    let (_, told) = examined(&scratch, Path::new("linked"), PATIENCE);
+    assert_eq!((codes(&told), &told["directory"]), (vec!["anybody-may-replace"], &"linked".into()));
     // Not there yet: its directory is what counts.
     let (ran, told) = examined(&scratch, Path::new("new.lock"), PATIENCE);
     ran.exits(0);
@@ -185,6 +188,11 @@ fn the_doctor_sees_what_cannot_be_written() {
     let Some(testfs) = mounted(Kind::Tmpfs) else { return };
     let [old, new] = ["old", "new"].map(|name| testfs.path().join(name));
     fs::write(&old, "").unwrap();
+    let mut bind = scratch.command(&["mount", "--bind"]);
+    finished(bind.args([&old, &old])).exits(0);
+    let (_, told) = examined(&scratch, &old, PATIENCE);
+    assert!(codes(&told).contains(&"mounted-itself"), "{told}");
+    finished(scratch.command(&["umount"]).arg(&old)).exits(0);
     let mut remount = scratch.command(&["mount", "-o", "remount,ro"]);
     finished(remount.arg(testfs.path())).exits(0);
     let (ran, told) = examined(&scratch, &old, PATIENCE);
