@@ -219,7 +219,8 @@ impl Hands {
             Call::RenameOver { path, rounds } => rename_over(path, *rounds),
             Call::LookFor { path, rounds } => look_for(path, *rounds),
             Call::Catch { signal, restart } => raw::catch(*signal, *restart).map(nothing),
-            Call::Idle => raw::become_idle().map(nothing),
+            Call::Batch => raw::become_batch().map(nothing),
+            Call::Nice => Ok((i64::from(rustix::process::nice(10)?), None)),
             Call::OneProcessor => one_processor(),
             Call::Watch { path } => {
                 let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;

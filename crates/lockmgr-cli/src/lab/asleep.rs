@@ -14,7 +14,7 @@ pub(super) enum Look {
 }
 
 pub(super) fn look(process: i32, thread: i32) -> Look {
-    // Read in this order: who has left the call between the two has not been asleep in it.
+    // The kernel names the call of a thread that sleeps or is stopped; of one that runs it says so.
     let call = fs::read_to_string(format!("/proc/{process}/task/{thread}/syscall"));
     let sleeps = matches!(state(process, thread), Some('S' | 'D'));
     let number = call.as_ref().ok().and_then(|line| line.split(' ').next()?.parse::<i64>().ok());
@@ -32,6 +32,15 @@ pub(super) fn is_local(directory: BorrowedFd<'_>) -> bool {
         [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x8584_58f6, 0x794c_7630, 0xf2f5_2010];
     rustix::fs::fstatfs(directory)
         .is_ok_and(|about| u64::try_from(about.f_type).is_ok_and(|kind| LOCAL.contains(&kind)))
+}
+
+/// Whether a thread of a process that was killed sleeps where not even that wakes it up.
+pub(super) fn is_stuck(process: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let number = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        number.is_some_and(|number| state(process, number) == Some('D'))
+    })
 }
 
 /// The state letter as in ps(1); `None` when the thread is gone.

@@ -184,7 +184,10 @@ pub(crate) enum Call {
         signal: i32,
         restart: bool,
     },
-    Idle,
+    /// When it is woken up it takes the processor from nobody.
+    Batch,
+    /// It gives way to others on its processor.
+    Nice,
     OneProcessor,
     Watch {
         path: String,
@@ -263,7 +266,8 @@ impl Call {
                 let flags = if *restart { "SA_RESTART" } else { "0" };
                 format!("sigaction({}, handler, flags {flags})", signal_name(*signal))
             }
-            Call::Idle => "sched_setscheduler(0, SCHED_IDLE)".to_owned(),
+            Call::Batch => "sched_setscheduler(0, SCHED_BATCH)".to_owned(),
+            Call::Nice => "nice(10)".to_owned(),
             Call::OneProcessor => "sched_setaffinity(0, one processor)".to_owned(),
             Call::Watch { path } => format!("inotify_add_watch({path:?}, IN_CLOSE)"),
             Call::Events { fd, milliseconds } => {
@@ -277,6 +281,11 @@ impl LockCall {
     /// The call that lets go of what this one takes.
     pub(crate) fn unlock(self) -> Self {
         Self { to: To::Unlock, sleeps: false, ..self }
+    }
+
+    /// The call that sleeps if need be.
+    pub(crate) fn sleeping(self) -> Self {
+        Self { sleeps: true, ..self }
     }
 
     /// Makes it, in this process.

@@ -38,6 +38,10 @@ pub(crate) fn lab(args: &LabArgs) -> Result<Status, Failure> {
     }
     let all = probes::all();
     let chosen = choose(&all, &args.probes)?;
+    if chosen.iter().all(|probe| subjects(probe, &args.mechanism).next().is_none()) {
+        let line = "these probes are about names of files, and no mechanism; leave out --mechanism";
+        return Err(Failure::usage(line));
+    }
     if args.list {
         return list::list(&chosen, &args.mechanism, args.json);
     }
@@ -45,6 +49,7 @@ pub(crate) fn lab(args: &LabArgs) -> Result<Status, Failure> {
     let mut report = Report::new(args, &chosen);
     for probe in chosen {
         let mut answers = Vec::new();
+        // None of a probe that is not about the mechanisms that were chosen.
         for mechanism in subjects(probe, &args.mechanism) {
             let interrupt = Some(interrupted.signals.as_fd());
             let answer = ask(probe, mechanism, &args.dir, args.deadline, interrupt);
@@ -66,7 +71,7 @@ pub(super) fn subjects(
     only: &[Mechanism],
 ) -> impl Iterator<Item = Option<Mechanism>> {
     probe.subjects().iter().copied().filter(move |subject| {
-        subject.is_none_or(|mechanism| only.is_empty() || only.contains(&mechanism))
+        only.is_empty() || subject.is_some_and(|mechanism| only.contains(&mechanism))
     })
 }
 

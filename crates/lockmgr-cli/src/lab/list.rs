@@ -21,7 +21,7 @@ pub(super) fn list(
 ) -> Result<Status, Failure> {
     if as_json {
         let mut json = LabJson::new(None);
-        for probe in chosen {
+        for probe in chosen.iter().filter(|probe| subjects(probe, only).next().is_some()) {
             json.list(probe, subjects(probe, only));
         }
         show::write(&json.document()?)?;
@@ -30,7 +30,7 @@ pub(super) fn list(
     let screen = Screen::of_output();
     let width = screen.width.unwrap_or(WIDTH).min(WIDTH);
     let mut text = String::new();
-    for probe in chosen {
+    for probe in chosen.iter().filter(|probe| subjects(probe, only).next().is_some()) {
         let expected: Vec<String> = subjects(probe, only)
             .map(|subject| format!("{} {}", column(subject), word(probe.expectation(subject))))
             .collect();

@@ -153,7 +153,7 @@ impl Scene {
                 let what = "nobody gets the lock that was released".to_owned();
                 return Err(Trouble::Hangs { who, what });
             }
-            std::thread::sleep(Duration::from_micros(100));
+            self.pause()?;
         }
     }
 
@@ -200,18 +200,26 @@ impl Scene {
         self.steps.borrow_mut().push(Step { who: who.to_owned(), what, outcome });
     }
 
-    /// Ends every process that is left. Returns the evidence, and whether all have ended: nobody waits for
-    /// one that the kernel does not let go of.
+    /// Ends every process that is left. Returns the evidence, and whether the kernel lets go of all of them:
+    /// nobody waits for one that it does not.
     pub(super) fn end(self) -> (Vec<Step>, bool) {
+        // More than a process takes to die, unless it is in the hands of a filesystem.
+        const LONG: Duration = Duration::from_millis(300);
+        // Less than whoever asked waits for the answer.
+        const TOO_LONG: Duration = Duration::from_millis(700);
         // All of them before one is waited for: they end together.
         let mut left: Vec<Pid> =
             self.processes.borrow().iter().filter_map(|process| process.kill()).collect();
-        let end = Instant::now() + Duration::from_millis(300);
-        while !left.is_empty() && Instant::now() < end {
+        let since = Instant::now();
+        let is_stuck = |pid: &Pid| asleep::is_stuck(pid.as_raw_nonzero().get());
+        while !left.is_empty() && since.elapsed() < TOO_LONG {
             left.retain(|pid| matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(None)));
+            if since.elapsed() > LONG && left.iter().all(is_stuck) {
+                break;
+            }
             std::thread::sleep(Duration::from_micros(50));
         }
-        (self.steps.take(), left.is_empty())
+        (self.steps.take(), !left.iter().any(is_stuck))
     }
 
     /// Waits until `heard` finds what it looks for among what the process has said.
@@ -231,6 +239,16 @@ impl Scene {
                     what: "says nothing".to_owned(),
                 });
             }
+        }
+    }
+
+    /// A moment, for what must be looked at again; unless nobody wants the answer any more.
+    fn pause(&self) -> Res<()> {
+        let moment = Timespec { tv_sec: 0, tv_nsec: 100_000 };
+        match poll(&mut [PollFd::new(&self.asker, PollFlags::IN)], Some(&moment)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(_) => Err(Trouble::Unwanted),
+            Err(error) => Err(io::Error::from(error).into()),
         }
     }
 
@@ -459,15 +477,10 @@ impl<'s> Actor<'s> {
 
     /// Asks, and sleeps for it if need be. Returns when it sleeps, or when the call has come back.
     pub(crate) fn asks(&self, fd: Fd, to: To) -> Res<Asking<'s>> {
-        self.asks_call(LockCall { sleeps: true, ..self.lock(fd, to) })
-    }
-
-    pub(crate) fn asks_call(&self, lock: LockCall) -> Res<Asking<'s>> {
-        let call = lock.spelled();
-        let mut asking = self.begins(Call::Lock(lock))?;
-        asking.asleep = self.sleeps_or_is_back(asking.id, &call)?;
+        let mut asking = self.begins(Call::Lock(self.lock(fd, to).sleeping()))?;
+        asking.asleep = self.sleeps_or_is_back(asking.id, &asking.call)?;
         if asking.asleep {
-            self.scene.add(&self.name, call, Some("sleeps".to_owned()));
+            self.scene.add(&self.name, asking.call.clone(), Some("sleeps".to_owned()));
         }
         Ok(asking)
     }
@@ -572,7 +585,7 @@ impl<'s> Actor<'s> {
                 let what = "does not end".to_owned();
                 return Err(Trouble::Hangs { who: self.name.clone(), what });
             }
-            std::thread::sleep(Duration::from_micros(100));
+            self.scene.pause()?;
         }
         self.scene.note(&self.name, "has ended");
         Ok(())
@@ -626,7 +639,7 @@ impl<'s> Actor<'s> {
                 let what = format!("never {what}");
                 return Err(Trouble::Hangs { who: self.name.clone(), what });
             }
-            std::thread::sleep(Duration::from_micros(100));
+            self.scene.pause()?;
         }
         self.scene.note(&self.name, what);
         Ok(())

@@ -78,6 +78,8 @@ fn perform(
     end: Instant,
 ) -> io::Result<()> {
     let since = Instant::now();
+    // Nobody listening is no reason to die of it with the directory left behind.
+    signals::block(&[Signal::PIPE]);
     let (asker, mut listener) = lines()?;
     // Children are waited for, and those of children come to us when they are orphaned.
     signals::reset(Signal::CHILD.as_raw());
@@ -87,7 +89,14 @@ fn perform(
         Err(error) => return tell(&mut listener, &Told::Answer(no_scratch(&error))),
     };
     let place = Place::of(scratch.directory().as_fd());
-    tell(&mut listener, &Told::Scratch(scratch.identity()?, place))?;
+    let told = scratch
+        .identity()
+        .and_then(|identity| tell(&mut listener, &Told::Scratch(identity, place)));
+    if let Err(error) = told {
+        // Whoever asked has been killed by now.
+        scratch.remove()?;
+        return Err(error);
+    }
 
     let scene = Scene::new(mechanism.unwrap_or_default(), end, asker, scratch.directory().as_fd());
     let played = (probe.run)(&scene);

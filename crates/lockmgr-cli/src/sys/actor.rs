@@ -115,16 +115,15 @@ pub(crate) fn catch(signal: libc::c_int, restart: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets everybody else go first, from now on: this thread is to get the processor when nobody else wants
-/// it, and is not to be given it because it wakes up.
+/// From now on this thread waits for its turn when it is woken up, and takes the processor from nobody.
 ///
 /// # References
 /// `sched_setscheduler(2)`
-pub(crate) fn become_idle() -> io::Result<()> {
+pub(crate) fn become_batch() -> io::Result<()> {
     // SAFETY: an all-zero parameter is a value of this C structure, and the one that this policy wants.
     let parameter: libc::sched_param = unsafe { mem::zeroed() };
     // SAFETY: 0 stands for this thread; the parameter lives for the call.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameter) } == -1 {
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter) } == -1 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -271,6 +271,7 @@ fn words_that_are_no_probes_are_refused() {
         &["lab", "try"],
         &["lab", "sizes", "more"],
         &["lab", "--list", "--explain"],
+        &["lab", "create-exclusive", "-m", "posix"],
     ] {
         let ran = scratch.run(words);
         ran.exits(64);
@@ -370,6 +371,25 @@ fn nothing_is_left_when_the_lab_is_ended() {
             // It had to wait for that before it died.
             is_empty(scratch.dir());
         }
+    }
+}
+
+/// In the middle of a question that would not be answered for an hour.
+#[test]
+fn nothing_is_left_when_the_lab_is_ended_while_it_waits() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let Some(fs) = mounted(Kind::Fuse(Locks::Hang)) else { return };
+        let scratch = Scratch::new();
+        let words = ["lab", "wait-free", "-m", "posix", "--deadline", "1h", "--dir"];
+        let mut running = Running::start(scratch.lockmgr(&words).arg(fs.path()));
+        let inside = || entries(fs.path()).first().map(|name| fs.path().join(name));
+        wait_until("the file of the question is there", || {
+            inside().is_some_and(|inside| inside.join("file").exists())
+        });
+        running.send(signal);
+        let status = running.wait();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(signal.as_raw()));
+        wait_until("the scratch directory is gone", || entries(fs.path()).is_empty());
     }
 }
 

@@ -24,6 +24,14 @@ pub(super) fn probes() -> Vec<Probe> {
             run: overlap,
         },
         Probe {
+            name: "structure",
+            question: "Does the kernel read struct flock as this program writes it?",
+            why: "Who spells the structure out by hand and errs in one place locks other bytes, and sees no \
+                  error. `lockmgr lab sizes` shows it as it is here.",
+            expected: Expected::ranges(Yes),
+            run: structure,
+        },
+        Probe {
             name: "range-split",
             question: "Does unlocking the middle of a range keep both of its ends?",
             why: "The kernel makes two locks of one, and needs memory for it: an unlock can fail (ENOLCK).",
@@ -87,6 +95,15 @@ fn overlap(scene: &Scene) -> Res<Found> {
     a.takes_bytes(of_a, Exclude, 0, 10)?;
     let refused = b.tries_bytes(of_b, Exclude, 9, 10)?.refused();
     Found::that(refused, if refused { "B is refused" } else { "both have byte 9" })
+}
+
+fn structure(scene: &Scene) -> Res<Found> {
+    let ((a, of_a), (b, of_b)) = two(scene)?;
+    a.takes_bytes(of_a, Exclude, 40, 2)?;
+    let call = Call::Test { fd: of_b, mechanism: scene.mechanism(), to: Exclude };
+    let said = b.calls(call)?.said.unwrap_or_default();
+    let as_written = said.starts_with("F_WRLCK, l_start 40, l_len 2, ");
+    Found::that(as_written, format!("B is told: {said}"))
 }
 
 fn split(scene: &Scene) -> Res<Found> {

@@ -3,8 +3,8 @@
 use rustix::process::Signal;
 
 use super::two;
+use crate::lab::call::Call;
 use crate::lab::call::To::{Exclude, Share};
-use crate::lab::call::{Call, LockCall};
 use crate::lab::probe::Expectation::{No, Yes};
 use crate::lab::probe::{Expected, Probe};
 use crate::lab::scene::{Found, Res, Scene, told};
@@ -97,9 +97,9 @@ fn order(scene: &Scene) -> Res<Found> {
 
 fn barging(scene: &Scene) -> Res<Found> {
     let ((a, of_a), (b, of_b)) = two(scene)?;
-    // What is asked is what the kernel does with the lock, and not whether waking up makes B so important
-    // that A has to give way to it.
-    b.does(Call::Idle)?;
+    // What is asked is what the kernel does with the lock, and not whether waking up makes B so important that
+    // A has to give way to it.
+    b.does(Call::Batch)?;
     a.takes(of_a, Exclude)?;
     for round in 1..=ROUNDS {
         let asking = b.asks(of_b, Exclude)?;
@@ -174,7 +174,7 @@ fn deadlock(scene: &Scene) -> Res<Found> {
     a.takes(one_of_a, Exclude)?;
     b.takes(two_of_b, Exclude)?;
     let _sleeping = a.asks(two_of_a, Exclude)?;
-    let asking = b.asks_call(LockCall { sleeps: true, ..b.lock(one_of_b, Exclude) })?;
+    let asking = b.asks(one_of_b, Exclude)?;
     if asking.sleeps() {
         return Found::that(false, "both sleep, each for the other");
     }
