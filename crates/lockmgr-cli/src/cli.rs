@@ -52,6 +52,7 @@ Examples:
   exec 9>state.lock; lockmgr lock --fd 9; …; lockmgr unlock --fd 9
   lockmgr who backup                         who holds it, who waits
   lockmgr ls --waiting                       all locks that somebody waits for
+  lockmgr doctor /srv/data                   may locks be trusted there?
 
 Exit status:
   of the command that was run; 128+N when signal N ended it; 126 and 127 when it

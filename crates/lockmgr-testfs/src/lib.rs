@@ -24,7 +24,7 @@
 //! - *Nothing stays behind*, even if the test is killed: a namespace takes its mounts along, a mount its
 //!   loop device, and a FUSE server dies with the thread that started it, which ends every call that it
 //!   has left without an answer.
-//! - *Where it cannot be had, that is said*: [`Skipped`] names what is missing, and [`skip`] says it where it
+//! - *Where it cannot be had, that is said*: [`Skipped`] names what is missing, and [`skip()`] says it where it
 //!   is seen and counted.
 
 mod fuse;

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::Kind;
-use crate::fuse::{self, KIND, Locks, PLACE, READY};
+use crate::fuse::{self, KIND, Locks, ODD, PLACE, READY};
 
 /// mkfs.xfs makes nothing smaller. The image is sparse.
 const IMAGE_SIZE: u64 = 320 << 20;
@@ -39,6 +39,7 @@ impl std::error::Error for Skipped {}
 pub struct Server {
     program: PathBuf,
     args: Vec<OsString>,
+    odd: bool,
 }
 
 impl Server {
@@ -50,18 +51,27 @@ impl Server {
     pub fn of_test(name: &str) -> Self {
         let args = [name, "--exact", "--nocapture", "--test-threads=1"];
         let program = std::env::current_exe().expect("a running program has a file");
-        Self { program, args: args.map(OsString::from).to_vec() }
+        Self { program, args: args.map(OsString::from).to_vec(), odd: false }
     }
 
     /// Any program that calls [`serve`](crate::serve) first of all.
     #[must_use]
     pub fn of_program(program: &Path) -> Self {
-        Self { program: program.to_path_buf(), args: Vec::new() }
+        Self { program: program.to_path_buf(), args: Vec::new(), odd: false }
+    }
+
+    /// One on which new files belong to nobody (as with root squash), and whose clock is an hour behind.
+    #[must_use]
+    pub fn odd(self) -> Self {
+        Self { odd: true, ..self }
     }
 
     fn command(&self, locks: Locks, place: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args).env(KIND, locks.name()).env(PLACE, place);
+        if self.odd {
+            command.env(ODD, "1");
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         command
     }

@@ -99,7 +99,7 @@ fn each_kind_keeps_files_and_is_gone_when_it_is_dropped() {
     }
 }
 
-/// A call that is never answered cannot even be killed; it ends with the server.
+/// A call that is never answered ends with the server, and in no other way that could be relied on.
 #[test]
 fn a_call_that_hangs_ends_with_the_filesystem() {
     let Some(testfs) = mount(Kind::Fuse(Locks::Hang)) else { return };
@@ -107,10 +107,8 @@ fn a_call_that_hangs_ends_with_the_filesystem() {
     File::create(&file).unwrap();
     let mut locker = Command::new("flock").arg(&file).arg("true").spawn().unwrap();
     eventually("it waits for the server", || waits_for_a_server(locker.id()));
-    locker.kill().unwrap();
-    assert!(locker.try_wait().unwrap().is_none());
     drop(testfs);
-    locker.wait().unwrap();
+    assert!(!locker.wait().unwrap().success());
 }
 
 #[test]

@@ -5,21 +5,24 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lockmgr::name::Scope;
 use lockmgr::{
     CancelToken, Error, FileLock, FileLockOptions, LockMgr, LockSet, Mechanism, Mode, Semaphore,
 };
 use lockmgr_testfs::{Kind, Locks, Server, TestFs};
 use support::roles::{HOLD, TRY, holder, others_get_it, release};
 use support::tasks::{sleeps_in, state_of_thread, system_calls_are_shown, this_thread};
+use support::users::chmod;
 use support::{BOUND, Worker, eventually, hear, say, serve, skip};
 
 #[test]
 fn worker() {
-    serve(&[HOLD, TRY, ("count", count), ("wait", wait), ("slot", slot)]);
+    serve(&[HOLD, TRY, ("count", count), ("wait", wait), ("slot", slot), ("named", named)]);
 }
 
 #[test]
@@ -60,6 +63,11 @@ macro_rules! on_each_with_locks {
             #[test]
             fn does_the_rest() {
                 on($kind, what_is_made_of_locks_works);
+            }
+
+            #[test]
+            fn carries_names() {
+                on($kind, named_locks_work);
             }
         })*
     };
@@ -275,6 +283,17 @@ fn what_is_made_of_locks_works(testfs: &TestFs) {
         drop(fair.lock_timeout(BOUND).unwrap());
     }
 
+    for mechanism in [Mechanism::Flock, Mechanism::Ofd] {
+        let path = testfs.path().join(format!("{mechanism}.converted"));
+        let args = [text(&path), &mechanism.to_string(), "shared"];
+        let lock = with(mechanism).open(&path).unwrap();
+        let mut guard = lock.lock().unwrap();
+        guard.downgrade().unwrap();
+        assert!(others_get_it(&args), "{mechanism}");
+        guard.try_upgrade().unwrap();
+        assert!(!others_get_it(&args), "{mechanism}");
+    }
+
     let path = testfs.path().join("fenced.lock");
     let fenced = FileLock::options().fenced(true).note("why").open(&path).unwrap();
     let first = fenced.lock().unwrap().token().unwrap();
@@ -306,6 +325,37 @@ fn what_is_made_of_locks_works(testfs: &TestFs) {
     let mut classic = LockMgr::new(&a);
     assert!(classic.acquire_lock(false, Duration::ZERO) && !others_get_it(&[text(&a), "flock"]));
     assert!(classic.release_lock() && others_get_it(&[text(&a), "flock"]));
+}
+
+/// The directory of named locks may lie anywhere.
+fn named_locks_work(testfs: &TestFs) {
+    let directory = Path::new("/run/lockmgr");
+    fs::create_dir_all(directory).unwrap();
+    // Seen from here and by what is started here, and gone with it.
+    let bound = Command::new("mount").arg("--bind").arg(testfs.path()).arg(directory).status();
+    assert!(bound.unwrap().success());
+    chmod(directory, 0o700);
+    let lock = FileLock::options().open_named("here", Scope::User).unwrap();
+    assert_eq!(lock.path(), Some(directory.join("here.lock").as_path()));
+    let guard = lock.lock().unwrap();
+    assert!(testfs.path().join("here.lock").exists());
+    let mut waiting = Worker::spawn("named", &["here"]);
+    let thread: i32 = waiting.next_line().parse().unwrap();
+    until_asleep(waiting.pid(), thread);
+    drop(guard);
+    waiting.expect("held");
+    assert!(matches!(lock.try_lock(), Err(Error::Busy { .. })));
+    waiting.kill();
+    drop(lock.lock_timeout(BOUND).unwrap());
+}
+
+fn named(args: &[String]) {
+    let lock = FileLock::options().open_named(&args[0], Scope::User).unwrap();
+    say(this_thread());
+    let guard = lock.lock().unwrap();
+    say("held");
+    hear();
+    drop(guard);
 }
 
 fn slot(args: &[String]) {

@@ -11,8 +11,8 @@ use super::values;
 ///
 /// Which filesystem it is and how it is mounted; whether other machines see its locks; which mechanisms work
 /// (tried out in a directory of its own, with processes of its own), whether flock and record locks see each
-/// other, whether anything hangs; what permissions, clocks and leases of the place stand in the way; who holds
-/// locks there now. Nothing that is found there is touched, and a filesystem that does not answer ends in a
+/// other, whether anything hangs; what permissions and clocks of the place stand in the way; who holds locks
+/// there now. Nothing that is found there is touched, and a filesystem that does not answer ends in a
 /// verdict, too.
 #[derive(Args)]
 #[command(after_help = "\

@@ -18,8 +18,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lockmgr::inspect::{Inode, LockTable};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
+use lockmgr::inspect::{Inode, LockTable, LockedFile};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, Mode, OFlags, Stat, accessat, fstat, openat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
@@ -29,13 +31,15 @@ use crate::exit::{self, Status};
 use crate::json::Teller;
 use crate::lab::errno;
 use crate::lab::place::Place;
-use crate::show::{self, Rows, Screen};
+use crate::show::{self, Rows, Screen, Style};
 
 /// The word that makes this program the child.
 const LOOK: &str = "--doctor-look";
 const PROGRAM: &str = "/proc/self/exe";
 /// What a child that was killed has to end.
 const GRACE: Duration = Duration::from_millis(500);
+/// More are not shown to people.
+const MOST_FILES: usize = 12;
 
 /// What the child says: one line each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,7 +77,8 @@ pub(super) struct Seen {
     /// `fs.protected_regular`.
     pub(super) protected_regular: u8,
     pub(super) user: u32,
-    /// The locks on the file, as `lockmgr who` has them, and how many there are on the filesystem.
+    /// The locks on the file or below the directory, for programs and for people; and on how many files of
+    /// the filesystem there are any.
     pub(super) locks: Vec<Value>,
     pub(super) locks_told: String,
     pub(super) locked_files: usize,
@@ -229,7 +234,7 @@ fn no_place(what: String, error: Errno) -> Trouble {
 
 fn see(path: &Path) -> Result<Seen, Trouble> {
     let found = step("stat", path, || match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
+        Ok(stat) => Ok(Some(behind_link(path, stat))),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error),
     })?;
@@ -254,10 +259,9 @@ fn see(path: &Path) -> Result<Seen, Trouble> {
     };
     doing(&format!("make a file in {}", show::path(&subject.directory)))?;
     let scratch = see_scratch(&opened).map_err(|error| errno::name(error.raw_os_error()));
-    let is_locked =
-        matches!(&file, Some(file) if file.kind == KindSeen::Regular) || subject.name.is_none();
     doing("look who holds locks")?;
-    let (locks, locks_told, locked_files) = see_locks(path, &opened, is_locked);
+    let lock_file = subject.name.is_some().then_some(path);
+    let (locks, locks_told, locked_files) = see_locks(lock_file, &opened);
     let protected = fs::read_to_string("/proc/sys/fs/protected_regular").unwrap_or_default();
     Ok(Seen {
         place,
@@ -271,6 +275,18 @@ fn see(path: &Path) -> Result<Seen, Trouble> {
         locks_told,
         locked_files,
     })
+}
+
+/// What is behind a link to a directory; else what is there.
+fn behind_link(path: &Path, stat: Stat) -> Stat {
+    let is = |stat: &Stat, kind| FileType::from_raw_mode(stat.st_mode) == kind;
+    if is(&stat, FileType::Symlink)
+        && let Ok(behind) = statat(CWD, path, AtFlags::empty())
+        && is(&behind, FileType::Directory)
+    {
+        return behind;
+    }
+    stat
 }
 
 fn subject_of(path: &Path, found: Option<&Stat>) -> Result<Subject, Trouble> {
@@ -296,22 +312,21 @@ fn see_file(directory: &OwnedFd, name: &OsString, stat: &Stat) -> FileSeen {
         FileType::Symlink => KindSeen::Link,
         _ => KindSeen::Other,
     };
-    let open = |access: OFlags| {
-        // What the path has come to name since is not followed, and does not make us wait.
-        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        openat(directory, name, access | careful, Mode::empty())
+    // Asked and not tried: to open it would break a lease on it.
+    let refused = |access| match accessat(directory, name, access, AtFlags::EACCESS) {
+        Err(error) if kind == KindSeen::Regular => Some(errno::name(error.raw_os_error())),
+        _ => None,
     };
-    let failed = |access| open(access).err().map(|error| errno::name(error.raw_os_error()));
-    let regular = kind == KindSeen::Regular;
+    let path_only = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let itself = openat(directory, name, path_only, Mode::empty());
     let mount = |fd: &OwnedFd| Place::of(fd.as_fd()).map(|place| place.mount_point);
-    let itself = open(OFlags::PATH).ok();
     FileSeen {
         kind,
         mode: stat.st_mode & 0o7777,
         owner: stat.st_uid,
-        mounted_itself: itself.is_some_and(|itself| mount(&itself) != mount(directory)),
-        no_reading: if regular { failed(OFlags::RDONLY) } else { None },
-        no_writing: if regular { failed(OFlags::RDWR) } else { None },
+        mounted_itself: itself.is_ok_and(|itself| mount(&itself) != mount(directory)),
+        no_reading: refused(Access::READ_OK),
+        no_writing: refused(Access::READ_OK | Access::WRITE_OK),
     }
 }
 
@@ -359,24 +374,38 @@ fn ahead(
     i64::try_from(difference).unwrap_or(i64::MAX)
 }
 
-fn see_locks(path: &Path, directory: &OwnedFd, is_locked: bool) -> (Vec<Value>, String, usize) {
-    let mut rows = Rows::default();
-    let mut values = Vec::new();
-    if is_locked && let Ok(table) = LockTable::of(path) {
-        let mut teller = Teller::default();
-        for file in table.files.iter().filter(|file| !file.locks.is_empty()) {
-            let _legend = show::add_file(&mut rows, file, &show::path(path));
-            values.extend(serde_json::to_value(teller.file(file)).ok());
-        }
-    }
+/// The locks on the lock file, or on files below the directory; and on how many files of the filesystem
+/// there are any.
+fn see_locks(file: Option<&Path>, directory: &OwnedFd) -> (Vec<Value>, String, usize) {
     let by_descriptor = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    let count = match (Inode::of(by_descriptor), LockTable::snapshot()) {
-        (Ok(here), Ok(table)) => {
-            let on_it = |inode: Inode| (inode.major, inode.minor) == (here.major, here.minor);
-            table.files.iter().filter(|file| on_it(file.inode)).count()
+    let everything = LockTable::snapshot().unwrap_or_default();
+    let count = Inode::of(&by_descriptor).map_or(0, |here| {
+        let on_it = |inode: Inode| (inode.major, inode.minor) == (here.major, here.minor);
+        everything.files.iter().filter(|file| on_it(file.inode)).count()
+    });
+    let files = match (file, fs::read_link(&by_descriptor)) {
+        (Some(file), _) => LockTable::of(file).map(|table| table.files).unwrap_or_default(),
+        (None, Ok(directory)) => {
+            let below = |file: &LockedFile| {
+                file.path.as_ref().is_some_and(|path| path.starts_with(&directory))
+            };
+            everything.files.into_iter().filter(below).collect()
         }
-        _ => 0,
+        (None, Err(_)) => Vec::new(),
     };
+    let (mut rows, mut teller) = (Rows::default(), Teller::default());
+    let mut values = Vec::new();
+    for (index, file) in files.iter().filter(|file| !file.locks.is_empty()).enumerate() {
+        if index < MOST_FILES {
+            let name = show::file_name(file.path.as_deref(), file.inode);
+            let _legend = show::add_file(&mut rows, file, &name);
+        }
+        values.extend(serde_json::to_value(teller.file(file)).ok());
+    }
+    if values.len() > MOST_FILES {
+        let more = values.len() - MOST_FILES;
+        rows.text(Style::Dim, format!("and {}: see lockmgr ls", show::count(more, "more file")));
+    }
     let told = if rows.is_empty() { String::new() } else { rows.render(&Screen::of_output()) };
     (values, told, count)
 }

@@ -251,3 +251,108 @@ impl Tried {
         self.answers.iter().map(told).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    fn answer(verdict: Answered, cause: Option<Cause>) -> Answer {
+        Answer { verdict, cause, ..Answer::not_applicable("") }
+    }
+
+    /// What comes of it when one question is answered otherwise than expected.
+    fn tried_with(odd: &str, verdict: Answered, cause: Option<&Cause>) -> (Tried, Vec<String>) {
+        let list = probes::all();
+        let asked = std::cell::RefCell::new(Vec::new());
+        let end = Instant::now() + Duration::from_secs(3600);
+        let tried = try_one(Mechanism::Flock, end, |name| {
+            asked.borrow_mut().push(name.to_owned());
+            let probe = list.iter().find(|probe| probe.name == name)?;
+            let good = answer(Answered::Yes, None);
+            let told = if name == odd { answer(verdict, cause.cloned()) } else { good };
+            Some((probe, told))
+        });
+        (tried, asked.into_inner())
+    }
+
+    #[test]
+    fn every_question_is_one_of_the_labs_and_yes_is_the_right_answer() {
+        let list = probes::all();
+        for (name, _) in QUESTIONS.iter().chain([&("against-posix", Weight::Silent)]) {
+            assert!(list.iter().any(|probe| probe.name == *name), "{name}");
+        }
+        let (tried, asked) = tried_with("", Answered::Yes, None);
+        assert_eq!(asked, QUESTIONS.map(|(name, _)| name));
+        assert_eq!((tried.works, tried.findings.len()), (Works::Yes, 0));
+    }
+
+    #[test]
+    fn an_answer_is_weighed_and_settles_the_matter_or_not() {
+        let call = |errno: &str| Some(Cause::Call { errno: errno.to_owned() });
+        let scratch = Some(Cause::Scratch { errno: "EROFS".to_owned() });
+        for (question, verdict, cause, works, code, level, last) in [
+            ("processes", Answered::No, None, Works::No, "false-success", Level::Fatal, true),
+            (
+                "processes",
+                Answered::Error,
+                call("ENOLCK"),
+                Works::No,
+                "no-locks",
+                Level::Fatal,
+                true,
+            ),
+            (
+                "processes",
+                Answered::Error,
+                scratch,
+                Works::Untried,
+                "not-tried",
+                Level::Limit,
+                true,
+            ),
+            ("shared-excludes", Answered::No, None, Works::No, "false-success", Level::Fatal, true),
+            (
+                "wait-free",
+                Answered::Error,
+                Some(Cause::Hangs),
+                Works::No,
+                "hangs",
+                Level::Fatal,
+                true,
+            ),
+            ("wait", Answered::Error, Some(Cause::Stuck), Works::No, "hangs", Level::Fatal, true),
+            ("wait", Answered::No, None, Works::No, "waits-fail", Level::Fatal, true),
+            ("kill", Answered::No, None, Works::No, "not-released", Level::Fatal, true),
+            (
+                "kill",
+                Answered::Error,
+                Some(Cause::Lab),
+                Works::Untried,
+                "not-tried",
+                Level::Limit,
+                true,
+            ),
+            ("shared", Answered::No, None, Works::Yes, "not-shared", Level::Limit, false),
+            ("signal", Answered::No, None, Works::Yes, "not-interruptible", Level::Limit, true),
+            (
+                "signal",
+                Answered::Error,
+                Some(Cause::Stuck),
+                Works::Yes,
+                "not-interruptible",
+                Level::Limit,
+                true,
+            ),
+        ] {
+            let (tried, asked) = tried_with(question, verdict, cause.as_ref());
+            assert_eq!(tried.works, works, "{question}");
+            let found: Vec<_> =
+                tried.findings.iter().map(|finding| (finding.code, finding.level)).collect();
+            assert_eq!(found, [(code, level)], "{question}");
+            assert_eq!(asked.last().is_some_and(|asked| asked == question), last, "{question}");
+        }
+        let (tried, _) = tried_with("table", Answered::No, None);
+        assert_eq!((tried.works, tried.is_kept_here()), (Works::Yes, Some(false)));
+    }
+}

@@ -8,7 +8,9 @@ use lockmgr_testfs::{Kind, Locks, Server, TestFs};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Finished, Running, Scratch, finished, json, skip, state, wait_until};
+use crate::support::{
+    Finished, Running, Scratch, finished, is_root, json, skip, state, wait_until,
+};
 
 #[test]
 fn testfs() {
@@ -129,6 +131,9 @@ fn the_doctor_shows_who_holds_the_lock() {
     assert!(told["locked_files"].as_u64().unwrap() >= 1);
     let ran = scratch.run(&["doctor", "--deadline", PATIENCE, "./a.lock"]);
     assert!(ran.out.contains(&format!("holds  {pid}")), "{ran:?}");
+    // And below a directory.
+    let (_, told) = examined(&scratch, scratch.dir(), PATIENCE);
+    assert_eq!(told.pointer("/files/0/locks/0/holders/0/process/pid"), Some(pid), "{told}");
     drop(holder);
 }
 
@@ -143,6 +148,9 @@ fn the_doctor_sees_traps_of_paths() {
         ran.exits(status);
         assert!(codes(&told).contains(&code), "{path}: {told}");
     }
+    scratch.sh("ln -s open linked").exits(0);
+    let (_, told) = examined(&scratch, Path::new("linked"), PATIENCE);
+    assert_eq!((codes(&told), &told["directory"]), (vec!["anybody-may-replace"], &"linked".into()));
     // Not there yet: its directory is what counts.
     let (ran, told) = examined(&scratch, Path::new("new.lock"), PATIENCE);
     ran.exits(0);
@@ -154,6 +162,64 @@ fn the_doctor_sees_traps_of_paths() {
     scratch.run(&["doctor", "--deadline", "0", "."]).exits(64);
     let (_, told) = examined(&scratch, Path::new("/proc"), PATIENCE);
     assert!(codes(&told).contains(&"no-place"), "{told}");
+}
+
+/// Root squash, and a server's clock.
+#[test]
+fn the_doctor_sees_whose_the_files_are_and_what_time_it_is() {
+    let scratch = Scratch::new();
+    let server = Server::of_test("filesystems::testfs").odd();
+    let testfs = match TestFs::mount(Kind::Fuse(Locks::Local), &server) {
+        Ok(testfs) => testfs,
+        Err(skipped) => return skip(&skipped.to_string()),
+    };
+    let (ran, told) = examined(&scratch, testfs.path(), PATIENCE);
+    ran.exits(1);
+    let found = codes(&told);
+    assert!(found.contains(&"squashed") && found.contains(&"clock"), "{told}");
+    assert!(
+        told.to_string().contains("3600 s behind") || told.to_string().contains("3599 s behind")
+    );
+}
+
+#[test]
+fn the_doctor_sees_what_cannot_be_written() {
+    let scratch = Scratch::new();
+    let Some(testfs) = mounted(Kind::Tmpfs) else { return };
+    let [old, new] = ["old", "new"].map(|name| testfs.path().join(name));
+    fs::write(&old, "").unwrap();
+    let mut bind = scratch.command(&["mount", "--bind"]);
+    finished(bind.args([&old, &old])).exits(0);
+    let (_, told) = examined(&scratch, &old, PATIENCE);
+    assert!(codes(&told).contains(&"mounted-itself"), "{told}");
+    finished(scratch.command(&["umount"]).arg(&old)).exits(0);
+    let mut remount = scratch.command(&["mount", "-o", "remount,ro"]);
+    finished(remount.arg(testfs.path())).exits(0);
+    let (ran, told) = examined(&scratch, &old, PATIENCE);
+    ran.exits(1);
+    assert_eq!(codes(&told), ["read-only", "cannot-write", "not-tried"], "{told}");
+    assert_eq!(works(&told), ["untried"; 3]);
+    assert!(told["message"].as_str().unwrap().starts_with("locks were not tried out"), "{told}");
+    let (ran, told) = examined(&scratch, &new, PATIENCE);
+    ran.exits(2);
+    assert_eq!(codes(&told), ["no-new-files", "read-only", "not-tried"], "{told}");
+}
+
+#[test]
+fn the_doctor_sees_a_file_that_others_may_not_open_to_create() {
+    let scratch = Scratch::new();
+    let protected = fs::read_to_string("/proc/sys/fs/protected_regular").unwrap_or_default();
+    if matches!(protected.trim(), "" | "0") || !is_root() {
+        return skip("needs root, and fs.protected_regular set");
+    }
+    scratch
+        .sh("mkdir sticky; chmod 1777 sticky; : > sticky/a.lock; chown 1234 sticky/a.lock")
+        .exits(0);
+    let (ran, told) = examined(&scratch, Path::new("sticky/a.lock"), PATIENCE);
+    ran.exits(1);
+    assert_eq!(codes(&told), ["protected-regular"], "{told}");
+    scratch.sh("chown 0 sticky/a.lock").exits(0);
+    examined(&scratch, Path::new("sticky/a.lock"), PATIENCE).0.exits(0);
 }
 
 /// The lock is not had, the command does not run, and the line says why.

@@ -30,6 +30,8 @@ pub(crate) const DEVICE: &str = "/dev/fuse";
 /// In the environment of a server: which locks it has, and where it is to be mounted.
 pub(crate) const KIND: &str = "LOCKMGR_TESTFS_KIND";
 pub(crate) const PLACE: &str = "LOCKMGR_TESTFS_PLACE";
+/// In the environment of a server that is odd in other things than locks.
+pub(crate) const ODD: &str = "LOCKMGR_TESTFS_ODD";
 
 /// A server's line when it has mounted its filesystem; followed by what went wrong, if it has not.
 pub(crate) const READY: &str = "\u{2}testfs:";
@@ -145,7 +147,7 @@ impl State {
 impl Server {
     fn new(locks: Locks) -> Self {
         let state = State {
-            tree: Tree::new(),
+            tree: Tree::new(env::var_os(ODD).is_some()),
             table: Table::default(),
             waiting: Vec::new(),
             left: Vec::new(),

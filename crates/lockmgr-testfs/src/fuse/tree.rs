@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, Request};
 
@@ -25,15 +25,23 @@ pub(super) enum Content {
 pub(super) struct Tree {
     nodes: BTreeMap<u64, Node>,
     next: u64,
+    odd: bool,
 }
+
+/// How far the clock of an odd server is behind.
+const BEHIND: Duration = Duration::from_secs(3600);
+
+/// To whom everything on an odd server belongs.
+const NOBODY: u32 = 65534;
 
 const ROOT: u64 = INodeNo::ROOT.0;
 
 impl Tree {
-    pub(super) fn new() -> Self {
+    /// On an odd server, nobody's new files are his own, and the clock is an hour behind.
+    pub(super) fn new(odd: bool) -> Self {
         let content = Content::Directory(BTreeMap::new());
         let attr = attributes(ROOT, &content, 0o755, (0, 0));
-        Self { nodes: BTreeMap::from([(ROOT, Node { attr, content })]), next: ROOT + 1 }
+        Self { nodes: BTreeMap::from([(ROOT, Node { attr, content })]), next: ROOT + 1, odd }
     }
 
     pub(super) fn node(&mut self, inode: INodeNo) -> Result<&mut Node, Errno> {
@@ -94,7 +102,11 @@ impl Tree {
         }
         entries.insert(name.to_owned(), inode);
         self.next += 1;
-        let attr = attributes(inode, &content, mode, (request.uid(), request.gid()));
+        let mut attr = attributes(inode, &content, mode, (request.uid(), request.gid()));
+        if self.odd {
+            (attr.uid, attr.gid) = (NOBODY, NOBODY);
+            attr.mtime -= BEHIND;
+        }
         self.nodes.insert(inode, Node { attr, content });
         Ok(attr)
     }
