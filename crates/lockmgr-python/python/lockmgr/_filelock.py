@@ -175,7 +175,7 @@ class FileLockMeta(ABCMeta):
                 lock = locks.get(place)
                 if lock is None:
                     lock = super().__call__(*args, **self._understood(kwds))
-                    lock._lockmgr_options |= given
+                    lock._lockmgr_options |= {"is_singleton": True, "given": given}
                     locks[place] = lock
                     return lock
             self._compare(lock, given)
@@ -200,7 +200,7 @@ class FileLockMeta(ABCMeta):
         different = []
         for name in cls._defaults():
             # What can be changed counts as it is now.
-            there = getattr(lock, name) if name in _CHANGEABLE else lock._lockmgr_options[name]
+            there = getattr(lock, name) if name in _CHANGEABLE else lock._lockmgr_options["given"][name]
             wanted = given[name]
             if there is not wanted and there != wanted:
                 different.append(f"{name} is {there!r} there and {wanted!r} here")
