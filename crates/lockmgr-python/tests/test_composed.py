@@ -56,9 +56,14 @@ def test_slots_are_shared_with_other_processes_and_free_when_these_die(path: Pat
         other.expect("held")
         with slots.acquire() as hold:
             assert hold.slots == [1]
-            with pytest.raises(Timeout) as caught:
-                slots.acquire()
-            assert {it.pid for it in caught.value.holders} == {other.pid, os.getpid()}
+
+            def holders() -> set[int | None]:
+                with pytest.raises(Timeout) as caught:
+                    slots.acquire()
+                return {it.pid for it in caught.value.holders}
+
+            # The look is given up after 20 ms, which on a busy machine may be too early for this kind of lock.
+            until(lambda: holders() == {other.pid, os.getpid()})
         with pytest.raises(Timeout):
             slots.acquire(2)
         waiter = threading.Thread(target=slots.acquire, args=(2, 60))
@@ -150,9 +155,9 @@ def test_the_command_keeps_the_lock_when_its_runner_is_killed(path: Path, mechan
         command = int(runner.line())
         runner.signal(signal.SIGKILL)
         assert runner.process.wait(60) == -signal.SIGKILL
-        with pytest.raises(Timeout) as caught:
+        with pytest.raises(Timeout):
             lock.acquire(0)
-        assert command in [it.pid for it in caught.value.holders]
+        until(lambda: command in [it.pid for it in lock.holders()])
         runner.tell()
         lock.acquire(60)
 

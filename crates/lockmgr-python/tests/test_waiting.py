@@ -136,7 +136,10 @@ def test_a_handler_that_raises_ends_the_wait_with_its_exception(path: Path) -> N
     waiting = False
 
     def handle(number: int, frame: object) -> None:
+        nonlocal waiting
         if waiting:
+            # Once.
+            waiting = False
             raise Raised
 
     lock = Lock(path)
@@ -144,7 +147,6 @@ def test_a_handler_that_raises_ends_the_wait_with_its_exception(path: Path) -> N
         with pytest.raises(Raised):
             waiting = True
             lock.acquire()
-        waiting = False
         assert not lock.locked()
         other.tell()
         lock.acquire(60)

@@ -34,6 +34,7 @@ class Notice:
 
     def end(self) -> None:
         self.over = True
+        _clock.look_again()
 
     def tell(self) -> None:
         try:
@@ -70,6 +71,10 @@ class _Clock:
             if not self.running:
                 self.running = True
                 threading.Thread(target=self.run, name="lockmgr-log", daemon=True).start()
+
+    def look_again(self) -> None:
+        with self.changed:
+            self.changed.notify()
 
     def run(self) -> None:
         while True:
