@@ -43,7 +43,7 @@ class LockOptions(TypedDict, total=False):
     close_error_policy: CloseErrorPolicy
     fallback_to_soft: bool
     preserve_lock_file: bool
-    on_acquired: Callable[[int], None] | None
+    on_acquired: Callable[[int], object] | None
 
 
 #: What everybody who makes a lock without saying anything gets. -1 is for "nothing was said".
@@ -245,7 +245,7 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
         close_error_policy: CloseErrorPolicy = "default",
         fallback_to_soft: bool = True,
         preserve_lock_file: bool = False,
-        on_acquired: Callable[[int], None] | None = None,
+        on_acquired: Callable[[int], object] | None = None,
     ) -> None:
         if context_error_policy not in ("chain", "group"):
             raise ValueError(f"context_error_policy is 'chain' or 'group', not {context_error_policy!r}")
