@@ -589,6 +589,18 @@ def test_threads_that_are_gone_are_forgotten(path: Path) -> None:
     assert shared.timeout == 5
 
 
+def test_a_subclass_with_a_mode_of_its_own_may_be_a_singleton(path: Path) -> None:
+    class Ours(FileLock):
+        def __init__(self, lock_file: Path, **others: Any) -> None:
+            super().__init__(lock_file, mode=0o600)
+
+    lock = Ours(path, is_singleton=True)
+    assert (lock.mode, lock.has_explicit_mode, lock.is_singleton) == (0o600, True, True)
+    assert Ours(path, is_singleton=True) is lock
+    with lock:
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_an_object_without_init(path: Path) -> None:
     lock = FileLock.__new__(FileLock)
     with pytest.raises(RuntimeError, match="__init__"):

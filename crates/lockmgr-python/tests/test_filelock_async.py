@@ -245,6 +245,7 @@ def test_it_is_the_lock_of_file_lock(path: Path) -> None:
         async with lock:
             with pytest.raises(Timeout):
                 FileLock(path).acquire(0)
+        error = Timeout("")
         with FileLock(path):
 
             async def names_us() -> bool:
@@ -255,7 +256,6 @@ def test_it_is_the_lock_of_file_lock(path: Path) -> None:
                 # Looked for now: the loop was not to be blocked for it. One reading may miss a line.
                 return os.getpid() in {one.pid for one in error.holders}
 
-            error = Timeout("")
             while not await names_us():
                 pass
         assert error.lock_file == str(path)

@@ -43,7 +43,7 @@ class LockOptions(TypedDict, total=False):
     close_error_policy: CloseErrorPolicy
     fallback_to_soft: bool
     preserve_lock_file: bool
-    on_acquired: Callable[[int], None] | None
+    on_acquired: Callable[[int], object] | None
 
 
 #: What everybody who makes a lock without saying anything gets. -1 is for "nothing was said".
@@ -175,7 +175,7 @@ class FileLockMeta(ABCMeta):
                 lock = locks.get(place)
                 if lock is None:
                     lock = super().__call__(*args, **self._understood(kwds))
-                    lock._lockmgr_options |= given
+                    lock._lockmgr_options |= {"is_singleton": True, "given": given}
                     locks[place] = lock
                     return lock
             self._compare(lock, given)
@@ -200,7 +200,7 @@ class FileLockMeta(ABCMeta):
         different = []
         for name in cls._defaults():
             # What can be changed counts as it is now.
-            there = getattr(lock, name) if name in _CHANGEABLE else lock._lockmgr_options[name]
+            there = getattr(lock, name) if name in _CHANGEABLE else lock._lockmgr_options["given"][name]
             wanted = given[name]
             if there is not wanted and there != wanted:
                 different.append(f"{name} is {there!r} there and {wanted!r} here")
@@ -245,7 +245,7 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
         close_error_policy: CloseErrorPolicy = "default",
         fallback_to_soft: bool = True,
         preserve_lock_file: bool = False,
-        on_acquired: Callable[[int], None] | None = None,
+        on_acquired: Callable[[int], object] | None = None,
     ) -> None:
         if context_error_policy not in ("chain", "group"):
             raise ValueError(f"context_error_policy is 'chain' or 'group', not {context_error_policy!r}")

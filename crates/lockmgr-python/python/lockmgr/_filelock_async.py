@@ -129,7 +129,7 @@ class BaseAsyncFileLock(BaseFileLock):
         close_error_policy: CloseErrorPolicy = "default",
         fallback_to_soft: bool = True,
         preserve_lock_file: bool = False,
-        on_acquired: Callable[[int], None] | None = None,
+        on_acquired: Callable[[int], object] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         run_in_executor: bool = True,
         executor: Executor | None = None,

@@ -133,7 +133,9 @@ impl FileLockBase {
                 setup.shown(),
             );
             let class = DEADLOCK.import(py, "lockmgr._errors", "DeadlockError")?;
-            return Err(PyErr::from_value(class.call1((text,))?));
+            let error = class.call1((text,))?;
+            error.setattr("lock_file", &setup.lock_file)?;
+            return Err(PyErr::from_value(error));
         }
         Ok(())
     }

@@ -228,7 +228,16 @@ impl FileLockBase {
         Ok(self.setup()?.per_thread)
     }
 
-    /// Acquires the lock, or counts one more if this thread holds it.
+    /// Acquires the lock, asleep in the kernel while somebody else has it, or counts one more if this thread
+    /// holds it.
+    ///
+    /// timeout, poll_interval and blocking are as the lock was made unless they are given: timeout in
+    /// seconds, 0 for one attempt, a negative number for no limit; blocking=False for one attempt.
+    /// cancel_check is asked while it waits, every poll_interval seconds, whether to give up.
+    ///
+    /// Returns an object for `with`, which releases. Raises Timeout, which says who has the lock, also
+    /// when cancel_check says so, and DeadlockError instead of waiting without end for what this thread
+    /// holds through another object.
     #[pyo3(signature = (
         timeout = None, poll_interval = None, *, poll_intervall = None, blocking = None,
         cancel_check = None
