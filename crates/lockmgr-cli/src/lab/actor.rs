@@ -210,6 +210,8 @@ impl Hands {
             Call::SetLength { fd, length } => plain(fs::ftruncate(self.get(*fd)?, *length)),
             Call::Length { fd } => Ok((fs::fstat(self.get(*fd)?)?.st_size, None)),
             Call::Name { how, from, to } => plain(name(*how, from, to)),
+            Call::Changed { fd } => changed(&*self.get(*fd)?),
+            Call::Rename { from, to, exchange } => plain(rename(from, to, *exchange)),
             Call::Unlink { path } => plain(fs::unlink(path)),
             Call::Mkdir { path } => plain(fs::mkdir(path, Mode::RWXU)),
             Call::MakeMany { at, how, prefix, rounds } => {
@@ -321,6 +323,21 @@ fn make_many(how: Making, prefix: &str, rounds: u32) -> Made {
         }
     }
     Ok((made, None))
+}
+
+fn changed(file: &OwnedFd) -> Made {
+    let status = fs::fstat(file)?;
+    let second = i64::try_from(status.st_ctime).unwrap_or(0);
+    let nanosecond = i64::try_from(status.st_ctime_nsec).unwrap_or(0);
+    Ok((second.saturating_mul(1_000_000_000).saturating_add(nanosecond), None))
+}
+
+fn rename(from: &str, to: &str, exchange: bool) -> Result<(), Errno> {
+    if exchange {
+        fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)
+    } else {
+        fs::rename(from, to)
+    }
 }
 
 fn rename_over(path: &str, rounds: u32) -> Made {

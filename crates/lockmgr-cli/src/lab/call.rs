@@ -156,6 +156,16 @@ pub(crate) enum Call {
         from: String,
         to: String,
     },
+    /// The change time, in nanoseconds since 1970.
+    Changed {
+        fd: Fd,
+    },
+    /// Gives the file another name; in exchange for its own, if the other is taken.
+    Rename {
+        from: String,
+        to: String,
+        exchange: bool,
+    },
     Unlink {
         path: String,
     },
@@ -240,6 +250,11 @@ impl Call {
                 Naming::Link => format!("link({from:?}, {to:?})"),
                 Naming::Symlink => format!("symlink({from:?}, {to:?})"),
             },
+            Call::Changed { fd } => format!("fstat({fd}, …).st_ctim"),
+            Call::Rename { from, to, exchange: false } => format!("rename({from:?}, {to:?})"),
+            Call::Rename { from, to, exchange: true } => {
+                format!("renameat2({from:?}, {to:?}, RENAME_EXCHANGE)")
+            }
             Call::Unlink { path } => format!("unlink({path:?})"),
             Call::Mkdir { path } => format!("mkdir({path:?}, 0700)"),
             Call::MakeMany { how, prefix, rounds, .. } => {

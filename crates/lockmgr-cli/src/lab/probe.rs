@@ -51,6 +51,8 @@ impl Expected {
 pub(crate) enum Expectation {
     Yes,
     No,
+    /// Local filesystems differ.
+    Either,
     /// The question makes no sense here; why.
     NotApplicable(&'static str),
 }
@@ -61,6 +63,7 @@ impl Expectation {
         match self {
             Expectation::Yes => verdict == Verdict::Yes,
             Expectation::No => verdict == Verdict::No,
+            Expectation::Either => matches!(verdict, Verdict::Yes | Verdict::No),
             Expectation::NotApplicable(_) => verdict == Verdict::NotApplicable,
         }
     }
@@ -71,6 +74,7 @@ impl fmt::Display for Expectation {
         f.write_str(match self {
             Expectation::Yes => "yes",
             Expectation::No => "no",
+            Expectation::Either => "yes or no",
             Expectation::NotApplicable(_) => "not applicable",
         })
     }

@@ -204,11 +204,12 @@ mod tests {
 
     #[test]
     fn a_wrong_expectation_is_told_and_a_met_one_is_not() {
-        use Expectation::{No, NotApplicable, Yes};
+        use Expectation::{Either, No, NotApplicable, Yes};
         let verdicts = [Verdict::Yes, Verdict::No, Verdict::Error, Verdict::NotApplicable];
         for (expectation, met) in [
             (Yes, [true, false, false, false]),
             (No, [false, true, false, false]),
+            (Either, [true, true, false, false]),
             (NotApplicable("no ranges"), [false, false, false, true]),
         ] {
             for (verdict, met) in verdicts.into_iter().zip(met) {

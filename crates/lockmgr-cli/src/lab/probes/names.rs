@@ -1,7 +1,10 @@
 //! Names as locks: what lock files of the old kind rest on.
 
+use std::thread;
+use std::time::Duration;
+
 use crate::lab::call::{Access, Call, Making};
-use crate::lab::probe::Expectation::{No, Yes};
+use crate::lab::probe::Expectation::{Either, No, Yes};
 use crate::lab::probe::{Expected, Probe};
 use crate::lab::scene::{Found, Res, Scene};
 
@@ -59,6 +62,41 @@ pub(super) fn probes() -> Vec<Probe> {
             expected: Expected::Names(Yes),
             run: rename_atomic,
         },
+        Probe {
+            name: "rename-stamps",
+            question: "Does a rename change the change time (ctime) of the file itself?",
+            why: "If so, whoever has a lock file open can tell without looking that its name is still its own. \
+                  POSIX leaves it open.",
+            expected: Expected::Names(Either),
+            run: |scene| {
+                stamps(scene, |path| Call::Rename {
+                    from: path.to_owned(),
+                    to: "elsewhere".to_owned(),
+                    exchange: false,
+                })
+            },
+        },
+        Probe {
+            name: "unlink-stamps",
+            question: "Does it change when the file is deleted?",
+            why: "The same, for a file that has gone; its link count tells, too.",
+            expected: Expected::Names(Either),
+            run: |scene| stamps(scene, |path| Call::Unlink { path: path.to_owned() }),
+        },
+        Probe {
+            name: "exchange-stamps",
+            question: "Does it change when two files exchange their names (RENAME_EXCHANGE)?",
+            why: "xfs leaves it alone, and FUSE tells of it late; lockmgr looks the path up there.",
+            expected: Expected::Names(Either),
+            run: |scene| {
+                scene.process("B")?.opens("other")?;
+                stamps(scene, |path| Call::Rename {
+                    from: path.to_owned(),
+                    to: "other".to_owned(),
+                    exchange: true,
+                })
+            },
+        },
     ]
 }
 
@@ -111,4 +149,23 @@ fn rename_atomic(scene: &Scene) -> Res<Found> {
     let missing = b.does(Call::LookFor { path: "file".to_owned(), rounds: LOOKS })?;
     renaming.succeeds()?;
     Found::that(missing == 0, format!("B looked {LOOKS} times, and found none {missing} times"))
+}
+
+/// Whether what another process does to a file's name shows in the file's change time.
+fn stamps(scene: &Scene, change: impl FnOnce(&str) -> Call) -> Res<Found> {
+    /// Longer than a tick of the clock that files are stamped with.
+    const TICK: Duration = Duration::from_millis(20);
+    let (a, b) = (scene.process("A")?, scene.process("C")?);
+    let fd = a.opens("file")?;
+    let before = a.does(Call::Changed { fd })?;
+    thread::sleep(TICK);
+    b.does(change("file"))?;
+    let after = a.does(Call::Changed { fd })?;
+    let later = Duration::from_nanos(after.saturating_sub(before).unsigned_abs());
+    let what = if after == before {
+        "it is the same one".to_owned()
+    } else {
+        format!("it is another one, {later:.0?} later")
+    };
+    Found::that(after != before, what)
 }
