@@ -445,12 +445,11 @@ impl BaseLock {
         scoped: bool,
     ) -> PyResult<()> {
         let shared = guard.mode() == Mode::Shared;
-        let of_task = task.is_some();
         let task = task.map(|task| PyWeakrefReference::new(task.bind(py))).transpose()?;
         let task = task.map(Bound::unbind);
         let held = Held { guard, thread: owner::this_thread(), task, count: 1, scoped };
         self.shared.holds().push(held);
-        if scoped && !of_task {
+        if scoped {
             owner::enter(&self.shared);
         }
         let told = log::acquired(py, self.lock(), shared);
@@ -503,7 +502,7 @@ impl BaseLock {
         }
         let held = holds.remove(at);
         drop(holds);
-        if held.scoped && held.task.is_none() {
+        if held.scoped {
             owner::leave(&self.shared);
         }
         Ok(Some(held))
@@ -522,11 +521,8 @@ impl BaseLock {
             return;
         };
         held.scoped = true;
-        let of_task = held.task.is_some();
         drop(holds);
-        if !of_task {
-            owner::enter(&self.shared);
-        }
+        owner::enter(&self.shared);
     }
 }
 

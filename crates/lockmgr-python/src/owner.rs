@@ -1,9 +1,10 @@
 //! Who has acquired what: for re-entrance, and to refuse a wait for oneself.
 //!
 //! An owner is a thread, and in it a task if one is running. A hold that a `with` has taken will be
-//! released where it was taken, so a wait for it in the same thread would never end: it is refused,
-//! whichever object it goes by. Of one that was taken by `acquire()` nobody can know who is going to
-//! release it. That is refused only if there is no other thread that could.
+//! released where it was taken, so a thread that sleeps for it there would never wake up, nor would
+//! the event loop in it: that is refused, whichever object it goes by. Of one that was taken by
+//! `acquire()` nobody can know who is going to release it. That is refused only if there is no other
+//! thread that could.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};

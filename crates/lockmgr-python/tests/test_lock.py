@@ -330,6 +330,36 @@ def test_a_task_that_waits_for_itself_is_an_error(path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_thread_that_would_block_the_loop_of_the_task_that_has_it_is_told(path: Path) -> None:
+    lock, stop = Lock(path), threading.Event()
+    # Somebody else is there, but nobody else will release it.
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+
+    async def hold(inside: asyncio.Event, leave: asyncio.Event) -> None:
+        async with lock:
+            inside.set()
+            await leave.wait()
+
+    async def main() -> None:
+        inside, leave = asyncio.Event(), asyncio.Event()
+        holding = asyncio.create_task(hold(inside, leave))
+        await inside.wait()
+        for other in (lock, Lock(path)):
+            with pytest.raises(DeadlockError):
+                other.acquire()
+        leave.set()
+        await holding
+        lock.acquire()
+        lock.release()
+
+    try:
+        asyncio.run(main())
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_names_and_paths(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     assert Lock("./b.lock").path == str(path.parent / "b.lock")
