@@ -2,11 +2,11 @@
 //!
 //! Semantics live in the library. What is decided here is how they meet an interpreter:
 //! - A lock that is free is taken without releasing the GIL; a thread that is going to sleep releases
-//!   it first ([`wait`]).
+//!   it first (`wait`).
 //! - A signal that interrupts a sleep runs its Python handler at once; the sleep goes on with the time
 //!   that is left, unless the handler raised.
 //! - Under asyncio and the like nothing sleeps but a thread of the library, which never touches Python:
-//!   it writes an eventfd ([`wait::Wait`]).
+//!   it writes an eventfd (`wait::Wait`).
 //! - Every class is frozen, and none has run under a free-threaded interpreter yet, which is therefore told
 //!   to keep its GIL. No mutex of this crate is held while Python code may run or the GIL is
 //!   released, so that a forked child finds all of them free.

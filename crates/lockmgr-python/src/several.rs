@@ -1,5 +1,7 @@
 //! What is composed of locks: slots of a semaphore, and sets.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use lockmgr::name::Scope;
 use lockmgr::{LockSet, Mode, Semaphore};
 use pyo3::prelude::*;
@@ -15,6 +17,8 @@ use crate::wait::{Wait, sleep};
 #[pyclass(frozen, module = "lockmgr._lockmgr")]
 pub(crate) struct SlotsHandle {
     semaphore: Semaphore,
+    /// The first attempt opens the file, which may take its time.
+    opened: AtomicBool,
 }
 
 #[pymethods]
@@ -47,7 +51,7 @@ impl SlotsHandle {
         let scope = if system { Scope::System } else { Scope::User };
         let semaphore = options.open_named_lazy(options::place(lock)?, scope, slots);
         let semaphore = semaphore.map_err(|error| exception(py, error, After::Attempt))?;
-        Ok(Self { semaphore })
+        Ok(Self { semaphore, opened: AtomicBool::new(false) })
     }
 
     /// The lock file, absolute.
@@ -114,8 +118,10 @@ impl SlotsHandle {
         count: u32,
     ) -> PyResult<Result<Hold, lockmgr::Error>> {
         let acquire = self.semaphore.acquire_many(count);
-        let outcome =
-            if patience == Patience::Now { acquire.try_now() } else { acquire.try_in_turn() };
+        let attempt =
+            || if patience == Patience::Now { acquire.try_now() } else { acquire.try_in_turn() };
+        let opened = self.opened.swap(true, Ordering::Relaxed);
+        let outcome = if opened { attempt() } else { py.detach(attempt) };
         match outcome {
             Ok(guard) => Ok(Ok(Hold::new(Guard::Slots(guard), false))),
             Err(error) if error.is_contended() => Ok(Err(error)),

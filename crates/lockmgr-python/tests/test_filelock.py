@@ -85,7 +85,8 @@ def test_the_wait_is_the_kernels(path: Path) -> None:
         before = switches(thread)
         # Some time in which one that polls would have been up, many times; a wait that is over is one switch.
         threading.Event().wait(0.3)
-        assert switches(thread) == before
+        # It is in the queue a moment before it is asleep.
+        assert switches(thread) - before <= 1
         other.tell()
         thread.join(BOUND)
         assert not thread.is_alive()
@@ -98,22 +99,23 @@ def switches(thread: threading.Thread) -> int:
 
 
 def test_timeouts_are_waited_for_in_the_kernel(path: Path) -> None:
-    with holder(path):
-        failed: list[BaseException] = []
-        lock = FileLock(path)
-
-        def wait() -> None:
-            with pytest.raises(Timeout) as caught:
-                lock.acquire(timeout=1.5)
-            failed.append(caught.value)
-
-        thread = threading.Thread(target=wait)
-        start = time.monotonic()
+    with holder(path) as other:
+        lock = FileLock(path, thread_local=False)
+        thread = threading.Thread(target=lock.acquire, kwargs={"timeout": BOUND})
         thread.start()
         until_blocked(path)
+        other.tell()
         thread.join(BOUND)
-        assert time.monotonic() - start >= 1.5
-        assert len(failed) == 1
+        assert lock.is_locked
+
+
+def test_a_timeout_is_not_early_and_leaves_nothing_behind(path: Path) -> None:
+    with holder(path):
+        lock = FileLock(path)
+        start = time.monotonic()
+        with pytest.raises(Timeout):
+            lock.acquire(timeout=0.2)
+        assert time.monotonic() - start >= 0.2
         assert requests(path) == 0
 
 
