@@ -225,11 +225,14 @@ pub(crate) fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
         let (blocked, held): (Vec<_>, Vec<_>) = ours.partition(|line| line.contains("->"));
         (held.len(), blocked.len())
     };
-    let mut last = None;
+    // A table that was put together of several reads is believed when it comes out the same again and again.
+    const OFTEN: usize = 4;
+    let (mut last, mut same) = (None, 0);
     loop {
         let (table, consistent) = lock_table();
         let now = count(&table);
-        if consistent || last == Some(now) {
+        same = if last == Some(now) { same + 1 } else { 1 };
+        if consistent || same == OFTEN {
             return now;
         }
         last = Some(now);
