@@ -139,13 +139,13 @@ impl LockTable {
             let mut reading = Reading::of_number(inode.number, effort.limit)?;
             reading.lines.retain(|line| line.lock.inode == inode);
             let is_last = tries == TRIES || effort.limit.has_passed();
-            if !reading.lines.iter().any(|line| line.depth == 0) {
-                if reading.pieced_together && !is_last {
-                    continue;
-                }
-                if !effort.hidden {
-                    return Ok(Self { gaps: Gaps::of(&reading), ..Self::default() });
-                }
+            let is_held = reading.lines.iter().any(|line| line.depth == 0);
+            // Lost between two pieces, or told in both.
+            if reading.pieced_together && !is_last && (!is_held || reading.tells_twice()) {
+                continue;
+            }
+            if !is_held && !effort.hidden {
+                return Ok(Self { gaps: Gaps::of(&reading), ..Self::default() });
             }
             let waited_for = effort.hidden || reading.lines.iter().any(|line| line.depth > 0);
             let wanted = Wanted::exactly(inode, status, waited_for);

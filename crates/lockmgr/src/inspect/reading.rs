@@ -4,6 +4,7 @@
 //! lines are lost or told twice when locks come and go; and each piece costs a walk over all that came
 //! before it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -31,6 +32,12 @@ impl Reading {
         let mut reading = Self::take(limit, |line| contains(line, needle.as_bytes()))?;
         reading.lines.retain(|line| line.lock.inode.number == number);
         Ok(reading)
+    }
+
+    /// Whether two lines are about locks that look the same: that may be one lock.
+    pub(super) fn tells_twice(&self) -> bool {
+        let mut told = HashSet::new();
+        self.lines.iter().filter(|line| line.depth == 0).any(|line| !told.insert(&line.lock))
     }
 
     fn take(limit: Limit, is_wanted: impl Fn(&[u8]) -> bool) -> io::Result<Self> {
