@@ -327,9 +327,8 @@ fn make_many(how: Making, prefix: &str, rounds: u32) -> Made {
 
 fn changed(file: &OwnedFd) -> Made {
     let status = fs::fstat(file)?;
-    let second = i64::try_from(status.st_ctime).unwrap_or(0);
     let nanosecond = i64::try_from(status.st_ctime_nsec).unwrap_or(0);
-    Ok((second.saturating_mul(1_000_000_000).saturating_add(nanosecond), None))
+    Ok((status.st_ctime.saturating_mul(1_000_000_000).saturating_add(nanosecond), None))
 }
 
 fn rename(from: &str, to: &str, exchange: bool) -> Result<(), Errno> {
