@@ -606,6 +606,13 @@ impl<'s> Actor<'s> {
         })
     }
 
+    /// How often its first thread has gone to sleep so far; `None` where that is not told.
+    pub(crate) fn went_to_sleep(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line?.trim().parse().ok()
+    }
+
     /// Waits until no signal is on its way to the process.
     pub(crate) fn has_taken_signals(&self) -> Res<()> {
         let path = format!("/proc/{}/status", self.pid());
