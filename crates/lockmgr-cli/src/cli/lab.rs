@@ -63,7 +63,7 @@ pub(crate) struct LabArgs {
     /// How long one answer may take
     ///
     /// A filesystem may never answer. Then the processes are killed, and the next question is asked.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::limit)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::limit)]
     pub(crate) deadline: Duration,
 
     /// Print JSON (docs/json.md)

@@ -220,7 +220,6 @@ impl Hands {
             Call::LookFor { path, rounds } => look_for(path, *rounds),
             Call::Catch { signal, restart } => raw::catch(*signal, *restart).map(nothing),
             Call::Batch => raw::become_batch().map(nothing),
-            Call::Nice => Ok((i64::from(rustix::process::nice(10)?), None)),
             Call::OneProcessor => one_processor(),
             Call::Watch { path } => {
                 let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;

@@ -186,8 +186,6 @@ pub(crate) enum Call {
     },
     /// When it is woken up it takes the processor from nobody.
     Batch,
-    /// It gives way to others on its processor.
-    Nice,
     OneProcessor,
     Watch {
         path: String,
@@ -267,7 +265,6 @@ impl Call {
                 format!("sigaction({}, handler, flags {flags})", signal_name(*signal))
             }
             Call::Batch => "sched_setscheduler(0, SCHED_BATCH)".to_owned(),
-            Call::Nice => "nice(10)".to_owned(),
             Call::OneProcessor => "sched_setaffinity(0, one processor)".to_owned(),
             Call::Watch { path } => format!("inotify_add_watch({path:?}, IN_CLOSE)"),
             Call::Events { fd, milliseconds } => {

@@ -500,8 +500,8 @@ fn the_second_one_is_refused_or_waits() {
         holder.tell("");
         let released = holder.finish();
         assert!(released.exits(0).out.contains("= 0: released"), "{released:?}");
-        let waited = waiter.finish();
-        assert!(waited.exits(0).out.contains("= 0: it has the lock, after"), "{waited:?}");
+        let ran = waiter.finish();
+        assert!(ran.exits(0).out.contains("= 0: it has the lock, after"), "{ran:?}");
     }
 }
 
