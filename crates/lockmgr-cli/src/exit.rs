@@ -45,8 +45,15 @@ pub(crate) const CANNOT_EXECUTE: Status = 126;
 pub(crate) const NOT_FOUND: Status = 127;
 
 /// The library's verbs for asking the kernel for a lock.
-const LOCKING: [&str; 5] =
-    ["lock", "lock shared", "try to lock", "try to lock shared", "take the gate"];
+const LOCKING: [&str; 7] = [
+    "lock",
+    "lock shared",
+    "try to lock",
+    "try to lock shared",
+    "take the gate",
+    "acquire",
+    "try to acquire",
+];
 
 /// The status of a command that a signal ended, as shells count.
 pub(crate) fn of_signal(number: i32) -> Status {
