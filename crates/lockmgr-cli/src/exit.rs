@@ -105,11 +105,12 @@ impl Failure {
             error if error.is_contended() => busy,
             error if error.is_open_failure() => CANNOT_OPEN,
             Error::NotHeld { .. } => NOT_LOCKED,
-            Error::InvalidName { .. } | Error::InvalidRange { .. } => USAGE,
             // It is the filesystem that has no such locks.
             Error::Unsupported { .. } if LOCKING.contains(&error.operation()) => SYSTEM,
             // Options that do not go together, or not with this file.
-            Error::Unsupported { .. } => USAGE,
+            Error::InvalidName { .. } | Error::InvalidRange { .. } | Error::Unsupported { .. } => {
+                USAGE
+            }
             _ => SYSTEM,
         };
         Failure::new(status, error.to_string())
