@@ -44,6 +44,17 @@ pub(crate) const MAX_HOLD: Status = 124;
 pub(crate) const CANNOT_EXECUTE: Status = 126;
 pub(crate) const NOT_FOUND: Status = 127;
 
+/// The library's verbs for asking the kernel for a lock.
+const LOCKING: [&str; 7] = [
+    "lock",
+    "lock shared",
+    "try to lock",
+    "try to lock shared",
+    "take the gate",
+    "acquire",
+    "try to acquire",
+];
+
 /// The status of a command that a signal ended, as shells count.
 pub(crate) fn of_signal(number: i32) -> Status {
     // Linux has signals 1 to 64.
@@ -94,9 +105,12 @@ impl Failure {
             error if error.is_contended() => busy,
             error if error.is_open_failure() => CANNOT_OPEN,
             Error::NotHeld { .. } => NOT_LOCKED,
-            Error::InvalidName { .. } | Error::InvalidRange { .. } => USAGE,
-            // Options that do not go together; else it is the filesystem that has no such locks.
-            Error::Unsupported { .. } if error.operation() == "open" => USAGE,
+            // It is the filesystem that has no such locks.
+            Error::Unsupported { .. } if LOCKING.contains(&error.operation()) => SYSTEM,
+            // Options that do not go together, or not with this file.
+            Error::InvalidName { .. } | Error::InvalidRange { .. } | Error::Unsupported { .. } => {
+                USAGE
+            }
             _ => SYSTEM,
         };
         Failure::new(status, error.to_string())

@@ -21,9 +21,9 @@
 //! - *Nobody else sees it.* A filesystem is mounted in a mount namespace of the calling thread, which the
 //!   processes and threads that this thread starts afterwards inherit. (`/proc/self` of the test is that of
 //!   its first thread, outside; `/proc/thread-self` is inside.)
-//! - *Nothing stays behind*, even if the test is killed: a namespace takes its mounts along, a mount its
-//!   loop device, and a FUSE server dies with the thread that started it, which ends every call that it
-//!   has left without an answer.
+//! - *Nothing stays behind*, even if the test is killed (but for an empty temporary directory): a namespace
+//!   takes its mounts along, a mount its loop device with the image, and a FUSE server dies with the thread
+//!   that started it, which ends every call that it has left without an answer.
 //! - *Where it cannot be had, that is said*: [`Skipped`] names what is missing, and [`skip()`] says it where it
 //!   is seen and counted.
 

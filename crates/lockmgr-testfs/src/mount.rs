@@ -170,7 +170,9 @@ impl TestFs {
         self.mount_at(
             &root,
             &["-t".as_ref(), kind.as_ref(), "-o".as_ref(), "loop".as_ref(), image.as_os_str()],
-        )
+        )?;
+        // The device has it open: it goes with the device, even if nobody is left to remove it.
+        fs::remove_file(&image).map_err(|error| format!("cannot remove the image: {error}"))
     }
 
     fn mount_overlay(&mut self) -> Result<(), String> {

@@ -55,6 +55,8 @@ enum Obstacle {
     /// There can be none.
     Never(&'static str),
     NotWritable(Errno),
+    /// The filesystem does not even have the lock itself.
+    NoLock(Errno),
     Failed(OpenFailure),
     /// The path has come to name another file.
     Replaced,
@@ -83,6 +85,9 @@ pub(crate) fn find(
         Err(Obstacle::Failed(failure)) => return Err(failure),
         Err(_) if settings.fairness == Fairness::Preferred => return Ok(Found::Gate(None)),
         Err(Obstacle::Never(reason)) => Error::unsupported(path(), OPEN, reason),
+        Err(Obstacle::NoLock(errno)) => {
+            Error::of_lock_call(path(), "lock", settings.mechanism, Mode::Exclusive, errno)
+        }
         Err(Obstacle::NotWritable(errno)) => Error::Permission {
             path: path(),
             operation: OPEN,
@@ -118,11 +123,12 @@ fn look(
                     "a directory cannot be a fair lock; use a file in it, or do without fairness",
                 ));
             }
-            if is_one_space(place, description).map_err(|_| {
-                Obstacle::Never(
+            if is_one_space(place, description).map_err(|errno| match errno {
+                Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK => Obstacle::NoLock(errno),
+                _ => Obstacle::Never(
                     "on this filesystem it has to be tried out whether a flock lock can be fair, \
                      with a temporary file beside it, and that failed; an ofd lock can be fair",
-                )
+                ),
             })? {
                 return Err(Obstacle::Never(
                     "on this filesystem flock locks are record locks and cannot be fair; an ofd \
