@@ -216,6 +216,8 @@ pub(crate) fn kernel_locks(path: &Path) -> (usize, usize) {
 }
 
 pub(crate) fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
+    // A table that was put together of several reads is believed when it comes out the same again and again.
+    const OFTEN: usize = 4;
     let suffix = format!(":{inode}");
     let count = |table: &str| {
         let ours = table.lines().filter(|line| {
@@ -225,8 +227,6 @@ pub(crate) fn kernel_locks_of_inode(inode: u64) -> (usize, usize) {
         let (blocked, held): (Vec<_>, Vec<_>) = ours.partition(|line| line.contains("->"));
         (held.len(), blocked.len())
     };
-    // A table that was put together of several reads is believed when it comes out the same again and again.
-    const OFTEN: usize = 4;
     let (mut last, mut same) = (None, 0);
     loop {
         let (table, consistent) = lock_table();
