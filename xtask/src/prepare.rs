@@ -6,11 +6,14 @@ use std::fs;
 use crate::step::{self, command, works};
 
 /// A program, how it shows that it is there, and the Debian package that has it.
-const NEEDED: [(&str, &str, &str); 4] = [
+const NEEDED: [(&str, &str, &str); 6] = [
     ("tmux", "-V", "tmux"),
     ("mkfs.ext4", "-V", "e2fsprogs"),
     ("mkfs.xfs", "-V", "xfsprogs"),
     ("mkfs.btrfs", "--version", "btrfs-progs"),
+    // They read the completions.
+    ("zsh", "--version", "zsh"),
+    ("fish", "--version", "fish"),
 ];
 
 pub(crate) fn run() {

@@ -7,7 +7,7 @@ use std::thread;
 
 /// In the environment of the tests: the file in which `cargo xtask test` looks for what was skipped, to say
 /// it at the end. (Of a test that passes, most runners do not show what it printed.)
-pub const SKIPS: &str = "LOCKMGR_TEST_SKIPS";
+pub const SKIPS: &str = "XTASK_TEST_SKIPS";
 
 /// Says that the running test, or a part of it, could not be made, and why.
 pub fn skip(reason: &str) {

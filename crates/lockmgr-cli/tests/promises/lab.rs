@@ -350,7 +350,10 @@ fn the_research_has_every_question_and_what_is_expected() {
             .collect();
         let (name, question) = (text(&probe["name"]), text(&probe["question"]));
         let row = format!("| `{name}` | {} | {question} |\n", cells.join(" | "));
-        assert!(page.contains(&row), "run `cargo xtask research`; there is no {row:?}");
+        // Where filesystems differ, the page has what one of them answers.
+        let rows = ["yes", "no"].map(|answer| row.replace("yes or no", answer));
+        let is_there = rows.iter().any(|row| page.contains(row));
+        assert!(is_there, "run `cargo xtask research`; there is no {row:?}");
     }
 }
 

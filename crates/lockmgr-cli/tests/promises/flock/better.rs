@@ -8,13 +8,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lockmgr::{FileLock, OwnedFileLockGuard};
 use rustix::process::Signal;
 
 use super::both::{Whose, original};
 use crate::support::{
-    BOUND, Finished, LOCKMGR, Running, Scratch, finished, hold, is_gone, is_locked, is_root,
-    is_waited_for, skip, wait_until,
+    BOUND, Finished, LOCKMGR, ProtectedRegular, Running, Scratch, finished, hold, is_gone,
+    is_locked, is_root, is_waited_for, skip, wait_until,
 };
 
 fn ours(scratch: &Scratch, words: &[&str]) -> Finished {
@@ -176,30 +175,6 @@ fn where_the_file_cannot_be_made_again_it_is_as_with_the_original() {
     fs::remove_dir_all(scratch.path("d")).expect("it is ours");
     drop(held);
     assert_eq!(running.finish().exits(0).out, "in\n");
-}
-
-/// `fs.protected_regular`, which is the whole machine's: put back when dropped, and one test's at a
-/// time, those of the library included.
-struct ProtectedRegular {
-    before: String,
-    _alone: OwnedFileLockGuard,
-}
-
-impl ProtectedRegular {
-    const PATH: &str = "/proc/sys/fs/protected_regular";
-
-    fn set(value: &str) -> std::io::Result<Self> {
-        let alone = FileLock::open(Self::PATH)?.acquire().wait_owned()?;
-        let before = fs::read_to_string(Self::PATH)?;
-        fs::write(Self::PATH, value)?;
-        Ok(Self { before, _alone: alone })
-    }
-}
-
-impl Drop for ProtectedRegular {
-    fn drop(&mut self) {
-        fs::write(Self::PATH, &self.before).expect("it could be written before");
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod json;
 mod judge;
 mod listener;
 mod process;
+mod protected;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,6 +23,7 @@ pub(crate) use json::{check, json, schema};
 pub(crate) use judge::{hold, is_locked, is_waited_for, waiters};
 pub(crate) use listener::Listener;
 pub(crate) use process::{Finished, Running, Stranger, finished};
+pub(crate) use protected::ProtectedRegular;
 
 /// Longer than anything here takes on the slowest machine; only a failing test waits for it.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
