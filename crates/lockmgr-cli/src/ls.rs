@@ -35,7 +35,11 @@ pub(crate) fn ls(args: &LsArgs) -> Result<Status, Failure> {
         }
         match args.watch {
             Some(interval) if is_read && !reader_leaves_within(interval) => first = false,
-            _ => return Ok(exit::OK),
+            _ => {
+                // The process ends here. To give thousands of locks back piece by piece helps nobody.
+                std::mem::forget(table);
+                return Ok(exit::OK);
+            }
         }
     }
 }

@@ -10,6 +10,12 @@ pub(crate) struct Printable<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Most text is harmless at a glance, and a list of all locks has much of it.
+        if self.0.iter().all(|byte| matches!(byte, b' '..=b'~'))
+            && let Ok(text) = str::from_utf8(self.0)
+        {
+            return f.write_str(text);
+        }
         // After another character, an accent that combines with it is nothing to be escaped.
         let mut pair = String::from("x");
         for chunk in self.0.utf8_chunks() {

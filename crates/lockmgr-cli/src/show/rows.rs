@@ -76,7 +76,7 @@ fn aligned(cells: &[String], widths: &[usize]) -> String {
 }
 
 fn width(text: &str) -> usize {
-    text.chars().map(columns).sum()
+    if text.is_ascii() { text.len() } else { text.chars().map(columns).sum() }
 }
 
 /// How many columns of a terminal a character takes. Control characters do not come here.
