@@ -42,6 +42,7 @@ impl Reading {
 
     fn take(limit: Limit, is_wanted: impl Fn(&[u8]) -> bool) -> io::Result<Self> {
         let mut file = File::open("/proc/locks")?;
+        // What has been read of a line whose end has not, if that should ever be.
         let (mut text, mut piece, mut pieces) = (Vec::new(), vec![0; 1 << 14], 0);
         let mut reading = Self::default();
         loop {
@@ -50,13 +51,16 @@ impl Reading {
                 count => text.extend_from_slice(&piece[..count]),
             }
             pieces += 1;
+            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            reading.lines.extend(line::lines_that(&text[..whole], &is_wanted));
+            text.drain(..whole);
             if limit.has_passed() {
                 reading.cut_short = true;
                 break;
             }
         }
         reading.pieced_together = pieces > 1;
-        reading.lines = line::lines_that(&text, is_wanted).collect();
+        reading.lines.extend(line::lines_that(&text, &is_wanted));
         Ok(reading)
     }
 }
