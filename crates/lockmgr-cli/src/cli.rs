@@ -148,7 +148,7 @@ pub(crate) struct AcquireArgs {
     no_wait: bool,
     /// Give up when the lock is still busy after DURATION
     ///
-    /// Seconds (2.5) or numbers with units (250ms, 1m30s, 2h); 0 is one attempt. The time covers
+    /// Seconds (2.5) or numbers with units (250ms, 1m30s, 2h, 1d); 0 is one attempt. The time covers
     /// everything up to having the lock, opening its file included.
     #[arg(
         short = 'w', long, value_name = "DURATION", allow_negative_numbers = true,

@@ -11,13 +11,18 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return seconds(text).ok_or_else(how_to_write);
     }
-    let friendly: jiff::SignedDuration = text.parse().map_err(|_| how_to_write())?;
+    let friendly = text.parse().or_else(|_| with_days(text)).map_err(|_| how_to_write())?;
     // `3s ago` is negative without a minus sign.
     Duration::try_from(friendly).map_err(|_| "a length of time cannot be negative".into())
 }
 
+/// Days and weeks, of 24 hours each, which a plain duration does not have.
+fn with_days(text: &str) -> Result<jiff::SignedDuration, jiff::Error> {
+    text.parse::<jiff::Span>()?.to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+}
+
 fn how_to_write() -> String {
-    "write seconds (2.5) or numbers with units (250ms, 1m30s, 2h)".into()
+    "write seconds (2.5) or numbers with units (250ms, 1m30s, 2h, 1d)".into()
 }
 
 /// Digits with at most one point among them; what is finer than a nanosecond is cut off.
@@ -57,6 +62,9 @@ mod tests {
             ("0", 0),
             ("0.0", 0),
             ("5", 5000),
+            ("1d", 86_400_000),
+            ("1d12h", 129_600_000),
+            ("2w", 1_209_600_000),
             ("2.5", 2500),
             (".05", 50),
             ("3.", 3000),

@@ -24,7 +24,8 @@ def run(
         lockmgr.run("backup", ["rsync", "-a", "/home", "/mnt"], check=True)
 
     The command inherits the lock: it lasts as long as the command, even if this process is killed meanwhile. When the
-    command has ended, the lock is released, also if the command has left something behind.
+    command has ended, the lock is released, also if the command has left something behind. (A lock of mechanism "posix"
+    cannot be inherited: it ends with this process, whatever becomes of the command.)
 
     :param lock: a `Lock`, or what one is made of.
     :param args: the command.
