@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lockmgr import LockMgr
+from lockmgr import FileLock, LockMgr, ReadWriteLock
 from support import Process, descriptors, holder, until, until_blocked
 
 
@@ -197,3 +197,9 @@ def test_it_is_released_when_it_is_forgotten(path: Path) -> None:
     del lock
     assert not path.exists()
     until(lambda: LockMgr(path).acquire_lock())
+
+
+def test_an_empty_path_names_no_lock_file() -> None:
+    for kind in (LockMgr, ReadWriteLock, FileLock):
+        with pytest.raises(FileNotFoundError, match="an empty path names no lock file"):
+            kind("")

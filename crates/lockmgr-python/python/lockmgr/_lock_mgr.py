@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -29,6 +30,9 @@ class LockMgr:
     """
 
     def __init__(self, lockfile: str | os.PathLike[str]) -> None:
+        # As a Path it would be the current directory.
+        if not os.fspath(lockfile):
+            raise FileNotFoundError(errno.ENOENT, "an empty path names no lock file", lockfile)
         #: The lock file, as it was given.
         self.lockfile = lockfile
         # What is given as a Path is one, with a slash in it or not.

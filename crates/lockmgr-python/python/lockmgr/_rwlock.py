@@ -8,6 +8,7 @@ neither be upgraded nor downgraded.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import weakref
@@ -287,6 +288,8 @@ def _text(lock_file: str | os.PathLike[str]) -> str:
     path = os.fspath(lock_file)
     if not isinstance(path, str):
         raise TypeError(f"a lock file is a str or a path of str, and no {type(path).__name__}")
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, "an empty path names no lock file", path)
     return path
 
 
