@@ -218,14 +218,16 @@ fn wait(args: &[String]) {
     drop(guard);
 }
 
-/// Waits until the thread sleeps for a lock: in a lock call, or between two attempts.
+/// Waits until the thread sleeps for a lock: in a lock call that waits, or between two attempts. (An
+/// attempt sleeps too, where a server has to answer it.)
 fn until_asleep(pid: u32, thread: i32) {
     eventually("the thread waits for the lock", || {
         if !system_calls_are_shown() {
             return state_of_thread(pid, thread) == Some('S');
         }
         sleeps_in(pid, thread).is_some_and(|[call, _, second]| match call {
-            libc::SYS_flock | libc::SYS_nanosleep | libc::SYS_clock_nanosleep => true,
+            libc::SYS_flock => second & i64::from(libc::LOCK_NB) == 0,
+            libc::SYS_nanosleep | libc::SYS_clock_nanosleep => true,
             libc::SYS_fcntl => {
                 [libc::F_SETLKW, libc::F_OFD_SETLKW].map(i64::from).contains(&second)
             }
