@@ -1,26 +1,42 @@
 //! Reading `/proc/locks`.
 //!
-//! The kernel gives it in pieces of a page, the last of which is empty. Each piece is true of one moment,
-//! but between two of them lines are lost or told twice when locks come and go, even of a table that fits
-//! into one; and each piece costs a walk over all that came before it.
+//! The kernel gives it in pieces of a page. Each piece is true of one moment. Between two of them the
+//! kernel only counts: it goes on behind as many locks as it has told. So when locks come or go meanwhile,
+//! others are told twice or not at all, also at the end of a table of one piece.
 //!
-//! The kernel counts the locks it has told and goes on behind that many. So one that has come meanwhile
-//! moves the others back, and the next piece tells some of them again; those are left out.
+//! Locks that stay keep their order. So a piece that begins a little *before* the end of the last one, and
+//! has one of its locks again, can be joined to it there, and of what stays nothing is lost and nothing
+//! told twice. But beginning anywhere else than at the end costs the kernel a walk over all that comes
+//! before, so that is done for [`FEW`] pieces only; a longer table is read as it comes.
+//!
+//! Reference: `proc_locks(5)`.
 
-use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use super::line::{self, Line};
 use super::scan::Limit;
+
+/// So many pieces are joined with care: some hundred locks.
+const FEW: usize = 8;
+
+/// How often to begin anew when a piece cannot be joined to the last one.
+const TRIES: usize = 5;
+
+/// So much of the last piece is asked for once more, in bytes.
+const OVERLAP: usize = 1024;
+
+/// Room for a piece. One lock with all requests that wait for it comes in one piece, however many.
+const ROOM: usize = 1 << 18;
 
 /// What the kernel's table said.
 #[derive(Default)]
 pub(super) struct Reading {
     pub(super) lines: Vec<Line>,
-    /// It came in more than one piece.
+    /// It came in pieces that may not belong together.
     pub(super) pieced_together: bool,
     /// There was no time for all of it.
     pub(super) cut_short: bool,
@@ -46,76 +62,147 @@ impl Reading {
     }
 
     fn take(limit: Limit, is_wanted: impl Fn(&[u8]) -> bool) -> io::Result<Self> {
-        let mut file = File::open("/proc/locks")?;
-        // What has been read of a line whose end has not, if that should ever be.
-        let (mut text, mut piece, mut pieces) = (Vec::new(), vec![0; 1 << 14], 0);
-        let mut told = ToldBefore::default();
-        let mut reading = Self::default();
+        let file = File::open("/proc/locks")?;
+        let mut piece = vec![0; ROOM];
+        let mut tries = 0;
         loop {
-            match file.read(&mut piece)? {
-                0 => break,
-                count => text.extend_from_slice(&piece[..count]),
+            tries += 1;
+            let mut text = Text::default();
+            let mut cut_short = false;
+            while !cut_short && text.read_on(&file, &mut piece)? {
+                cut_short = limit.has_passed();
             }
-            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            let news = told.news_of(&text[..whole]);
-            pieces += usize::from(!news.is_empty());
-            reading.lines.extend(line::lines_that(&news, &is_wanted));
-            text.drain(..whole);
-            if limit.has_passed() {
-                reading.cut_short = true;
-                break;
+            if text.is_torn && text.pieces <= FEW && tries < TRIES && !cut_short {
+                continue;
             }
+            let lines = line::lines_that(&text.told, &is_wanted).collect();
+            return Ok(Self { lines, pieced_together: text.is_torn, cut_short });
         }
-        reading.pieced_together = pieces > 1;
-        reading.lines.extend(line::lines_that(&text, &is_wanted));
-        Ok(reading)
     }
 }
 
-/// The locks that some pieces have told, by the words of their lines, and how often.
-///
-/// Only those that name an owner. (Several locks can be told in the same words all the same; who has seen
-/// their descriptors knows how many there are.)
+/// What has been read so far.
 #[derive(Default)]
-struct ToldBefore(HashMap<Box<[u8]>, usize>);
+struct Text {
+    told: Vec<u8>,
+    /// Where that ends in the kernel's text.
+    end: u64,
+    pieces: usize,
+    /// Some pieces are not known to belong together.
+    is_torn: bool,
+}
 
-impl ToldBefore {
-    /// The next piece, without what has been told before.
-    fn news_of<'p>(&mut self, piece: &'p [u8]) -> Cow<'p, [u8]> {
-        let names_owner = |(_, lock): &(_, &[u8])| !contains(lock, b" -1 ");
-        let (repeats, others): (Vec<_>, Vec<_>) = locks_in(piece)
-            .filter(names_owner)
-            .partition(|(_, lock)| self.0.get(*lock) == Some(&1));
-        for (_, lock) in others {
-            *self.0.entry(lock.into()).or_default() += 1;
-        }
-        let mut news = Cow::Borrowed(piece);
-        // From behind, so that what is taken out does not move the others.
-        for (place, _) in repeats.into_iter().rev() {
-            news.to_mut().drain(place);
-        }
-        news
+impl Text {
+    /// Adds the next piece; returns whether there was one.
+    fn read_on(&mut self, file: &File, piece: &mut [u8]) -> io::Result<bool> {
+        let before = if self.pieces < FEW { tail(&self.told) } else { &[] };
+        let start = self.end.saturating_sub(before.len() as u64);
+        let count = file.read_at(piece, start)?;
+        let mut piece = &piece[..count];
+        let joint = if before.is_empty() {
+            // The first piece, or one of a long table, which ends where the kernel is to go on.
+            self.is_torn |= self.pieces > 0 && count > 0;
+            0
+        } else {
+            let whole = piece.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            piece = &piece[..whole];
+            join(before, piece).unwrap_or_else(|| {
+                self.is_torn = true;
+                before.len().min(whole)
+            })
+        };
+        self.end = start + piece.len() as u64;
+        self.told.extend_from_slice(&piece[joint..]);
+        self.pieces += 1;
+        Ok(joint < piece.len())
     }
 }
 
-/// Where each lock's lines are, and what the first of them says after its number.
-fn locks_in(text: &[u8]) -> impl Iterator<Item = (Range<usize>, &[u8])> {
+/// The last locks of a text, with their requests: at most [`OVERLAP`], but at least one. Nothing when that
+/// is too much to be read once more.
+fn tail(text: &[u8]) -> &[u8] {
+    let from = text.len().saturating_sub(OVERLAP);
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    let mut start = text.len();
+    for line in lines.rev() {
+        let begins_at = start - line.len();
+        if begins_at < from && start < text.len() && !is_request(&text[start..]) {
+            break;
+        }
+        start = begins_at;
+    }
+    let tail = &text[start..];
+    if tail.len() < ROOM / 2 { tail } else { &[] }
+}
+
+/// Where in the piece the news begins: after the last lock that the text before it ends with, too.
+///
+/// That must be one of which there are no two in the words of their lines, and one that has stayed: what
+/// was released and taken again has moved, so of those that both have, it is the most that are in the same
+/// order that count. If there is none, it is the very last one, under the same number.
+fn join(before: &[u8], piece: &[u8]) -> Option<usize> {
+    if piece.starts_with(before) {
+        return Some(before.len());
+    }
+    let (told, here): (Vec<_>, Vec<_>) = (locks_in(before).collect(), locks_in(piece).collect());
+    let only = |locks: &[Lock<'_>], words: &[u8]| {
+        let mut alike = (0..locks.len()).filter(|at| locks[*at].words == words);
+        alike.next().filter(|_| alike.next().is_none())
+    };
+    let found = told.iter().filter_map(|lock| only(&told, lock.words).and(only(&here, lock.words)));
+    let stayed = last_in_order(found).map(|at| &here[at]);
+    let last = || {
+        let last = told.last()?;
+        here.iter().find(|other| (other.number, other.words) == (last.number, last.words))
+    };
+    Some(stayed.or_else(last)?.place.end)
+}
+
+/// The last member of the longest subsequence that ascends.
+fn last_in_order(numbers: impl Iterator<Item = usize>) -> Option<usize> {
+    // The least last member of those of each length.
+    let mut least: Vec<usize> = Vec::new();
+    for number in numbers {
+        let shorter = least.partition_point(|last| *last < number);
+        if shorter == least.len() {
+            least.push(number);
+        } else {
+            least[shorter] = number;
+        }
+    }
+    least.pop()
+}
+
+/// A lock in a text.
+struct Lock<'t> {
+    number: &'t [u8],
+    words: &'t [u8],
+    /// With the requests that wait for it.
+    place: Range<usize>,
+}
+
+fn locks_in(text: &[u8]) -> impl Iterator<Item = Lock<'_>> {
     let mut lines = text.split_inclusive(|byte| *byte == b'\n').peekable();
     let mut end = 0;
     std::iter::from_fn(move || {
         let start = end;
         let line = lines.next()?;
         end += line.len();
-        while let Some(line) = lines.next_if(|line| after_number(line).starts_with(b"->")) {
+        while let Some(line) = lines.next_if(|line| is_request(line)) {
             end += line.len();
         }
-        Some((start..end, after_number(line)))
+        let (number, words) = numbered(line);
+        Some(Lock { number, words, place: start..end })
     })
 }
 
-fn after_number(line: &[u8]) -> &[u8] {
+fn is_request(line: &[u8]) -> bool {
+    numbered(line).1.starts_with(b"->")
+}
+
+fn numbered(line: &[u8]) -> (&[u8], &[u8]) {
     let number = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
-    line[number..].trim_ascii_start()
+    (&line[..number], line[number..].trim_ascii_start())
 }
 
 fn contains(line: &[u8], needle: &[u8]) -> bool {
@@ -127,79 +214,129 @@ mod tests {
     use std::collections::BTreeSet;
     use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use proptest::prelude::*;
 
     use crate::FileLock;
 
     use super::*;
 
     fn table(locks: &[&str]) -> String {
-        let numbered = |(at, lock): (usize, &&str)| format!("{}: {lock} fe:00:1 0 EOF\n", at + 1);
-        locks.iter().enumerate().map(numbered).collect()
-    }
-
-    /// What is left of the last piece, by the words of its lines.
-    fn news(pieces: &[&[&str]]) -> Vec<String> {
-        let mut told = ToldBefore::default();
-        let words = |line: &str| {
-            let lock = line.split_once(": ").unwrap().1;
-            lock.strip_suffix(" fe:00:1 0 EOF").unwrap().to_owned()
-        };
-        let mut last = Vec::new();
-        for piece in pieces {
-            let piece = table(piece);
-            let news = told.news_of(piece.as_bytes());
-            last = str::from_utf8(&news).unwrap().lines().map(words).collect();
+        let mut number = 0;
+        let mut text = String::new();
+        for lock in locks {
+            number += usize::from(!lock.starts_with("->"));
+            text += &format!("{number}: {lock} fe:00:1 0 EOF\n");
         }
-        last
+        text
+    }
+
+    /// What the piece adds to the locks before it.
+    fn news(before: &[&str], piece: &[&str]) -> Option<usize> {
+        let (before, piece) = (table(before), table(piece));
+        let start = join(before.as_bytes(), piece.as_bytes())?;
+        Some(piece[start..].lines().count())
     }
 
     #[test]
-    fn what_comes_meanwhile_moves_locks_into_the_next_piece() {
-        assert_eq!(news(&[&["F 1", "F 2", "F 3"], &["F 2", "F 3", "F 4"]]), ["F 4"]);
-        assert_eq!(news(&[&["F 1", "F 2", "F 3"], &["F 3"]]), [""; 0]);
-        let waited_for = ["F 1", "-> F 9", "-> F 8", "F 4"];
-        assert_eq!(news(&[&["F 1", "-> F 9", "F 3"], &waited_for]), ["F 4"]);
-        let new_first = ["F 3", "-> F 1", "F 2", "-> F 3"];
-        assert_eq!(news(&[&["F 1", "F 2"], &new_first]), ["F 3", "-> F 1"]);
-        assert_eq!(news(&[&["F 1", "F 2"], &["F 3"], &["F 2"]]), [""; 0]);
-        assert_eq!(news(&[&["F 1"], &["F 1", "F 2"], &["F 2"]]), [""; 0]);
-        assert_eq!(news(&[&[], &["F 1"]]), ["F 1"]);
-        assert_eq!(news(&[&["F 1"], &[]]), [""; 0]);
+    fn pieces_are_joined_at_the_last_lock_that_both_have() {
+        assert_eq!(news(&["F 1", "F 2"], &["F 1", "F 2"]), Some(0));
+        assert_eq!(news(&["F 1", "F 2"], &["F 1", "F 2", "F 3"]), Some(1));
+        // Some have come before it.
+        assert_eq!(news(&["F 1", "F 2"], &["F 8", "F 9", "F 1", "F 2", "F 3"]), Some(1));
+        // The last one has gone, or has more requests.
+        assert_eq!(news(&["F 1", "F 2"], &["F 1", "F 3", "F 4"]), Some(2));
+        assert_eq!(news(&["F 1", "F 2", "-> F 3"], &["F 2", "-> F 3", "-> F 4", "F 3"]), Some(1));
+        // One was taken again, and has moved.
+        assert_eq!(news(&["F 1", "F 2", "F 3"], &["F 3", "F 1", "F 2", "F 4"]), Some(1));
+        assert_eq!(news(&["F 1", "F 2", "F 3"], &["F 1", "F 3", "F 4", "F 2", "F 5"]), Some(3));
+        // What is told alike is known by what stands before or behind it.
+        assert_eq!(news(&["F 1", "O -1", "O -1"], &["F 1", "O -1", "O -1", "O -1"]), Some(1));
+        assert_eq!(news(&["F 1", "O -1", "F 2"], &["F 8", "F 1", "O -1", "O -1"]), Some(2));
+        assert_eq!(news(&["O -1", "O -1", "F 2"], &["O -1", "F 2", "O -1"]), Some(1));
+        assert_eq!(news(&["O -1", "O -1"], &["O -1", "O -1", "O -1"]), Some(1));
     }
 
     #[test]
-    fn lines_that_may_be_about_another_lock_stay() {
-        assert_eq!(news(&[&["O -1"], &["O -1", "O -1"]]), ["O -1", "O -1"]);
-        assert_eq!(news(&[&["F 1", "F 1"], &["F 1", "F 2"]]), ["F 1", "F 2"]);
+    fn pieces_with_nothing_in_common_are_not_joined() {
+        assert_eq!(news(&["F 1"], &["F 2"]), None);
+        assert_eq!(news(&["F 1"], &[]), None);
+        assert_eq!(news(&["F 1", "F 2", "F 3"], &["-> F 3"]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_joined_or_not(
+            before in proptest::collection::vec(any::<u8>(), 0..80), piece in "([0-9:]|->|F| |\n){0,60}",
+        ) {
+            let tail = tail(&before);
+            prop_assert!(before.ends_with(tail));
+            let end = join(tail, piece.as_bytes()).unwrap_or(0);
+            prop_assert!(end <= piece.len());
+        }
     }
 
     #[test]
-    fn a_lock_is_told_once_while_others_come_and_go() {
-        const READINGS: usize = 3000;
+    fn the_tail_is_of_whole_locks() {
+        let lock = "F 1 some more words to make it longer";
+        let text = table(&[lock; 100]);
+        let tail_len = tail(text.as_bytes()).len();
+        assert!((OVERLAP - 100..=OVERLAP).contains(&tail_len), "{tail_len}");
+        assert!(text.as_bytes()[..text.len() - tail_len].ends_with(b"\n"));
+        // One lock, and a queue.
+        let mut queue = vec!["-> F 2 some more words to make it longer"; 100];
+        queue.insert(0, lock);
+        queue.insert(0, lock);
+        let text = table(&queue);
+        assert_eq!(text.len() - tail(text.as_bytes()).len(), text.find('\n').unwrap() + 1);
+        assert_eq!(tail(b"").len(), 0);
+        assert_eq!(tail(b"1: F"), b"1: F");
+    }
+
+    /// How often each of so many locks that stay was told, while others come and go.
+    fn times_told(stay: usize, readings: usize) -> BTreeSet<usize> {
+        const CHURNS: usize = 3;
         let dir = tempfile::tempdir().unwrap();
-        let open = |name: &str| FileLock::open(dir.path().join(name)).unwrap();
-        let steady = open("steady");
-        let _guard = steady.lock().unwrap();
-        let number = dir.path().join("steady").metadata().unwrap().ino();
+        let open = |name: String| FileLock::open(dir.path().join(name)).unwrap();
+        let locks: Vec<_> = (0..stay).map(|lock| open(format!("stays {lock}"))).collect();
+        let guards: Vec<_> = locks.iter().map(|lock| lock.lock().unwrap()).collect();
+        let inode = |path: &std::path::Path| path.metadata().unwrap().ino();
+        let numbers: BTreeSet<u64> =
+            guards.iter().map(|guard| inode(guard.path().unwrap())).collect();
         let over = AtomicBool::new(false);
-        let told = std::thread::scope(|scope| {
-            for thread in 0..3 {
-                let some = [0, 1, 2, 3].map(|lock| open(&format!("{thread} {lock}")));
+        thread::scope(|scope| {
+            for churn in 0..CHURNS {
+                let locks = [0, 1, 2, 3].map(|lock| open(format!("goes {churn} {lock}")));
                 let over = &over;
                 scope.spawn(move || {
                     while !over.load(Ordering::Relaxed) {
-                        let guards = some.each_ref().map(|lock| lock.lock().unwrap());
-                        std::thread::yield_now();
+                        let guards = locks.each_ref().map(|lock| lock.lock().unwrap());
+                        thread::yield_now();
                         drop(guards);
                     }
                 });
             }
-            let told: BTreeSet<usize> = (0..READINGS)
-                .map(|_| Reading::of_number(number, Limit(None)).unwrap().lines.len())
-                .collect();
+            let mut told = BTreeSet::new();
+            for _ in 0..readings {
+                let lines = Reading::everything(Limit(None)).unwrap().lines;
+                for number in &numbers {
+                    let is_it = |line: &&Line| line.lock.inode.number == *number;
+                    told.insert(lines.iter().filter(is_it).count());
+                }
+            }
             over.store(true, Ordering::Relaxed);
             told
-        });
-        assert_eq!(told, BTreeSet::from([1]));
+        })
+    }
+
+    #[test]
+    fn locks_that_stay_are_told_once_in_a_short_table() {
+        assert_eq!(times_told(10, 2000), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn locks_that_stay_are_told_once_in_a_table_of_some_pieces() {
+        assert_eq!(times_told(150, 500), BTreeSet::from([1]));
     }
 }
