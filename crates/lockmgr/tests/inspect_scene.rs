@@ -540,7 +540,7 @@ fn processes_that_come_and_go() {
             for holder in ours.flat_map(|file| &file.locks).flat_map(|lock| &lock.holders) {
                 let Some(process) = &holder.process else { continue };
                 let line = process.command_line(500);
-                let is_ours = process.pid == me && line.contains("processes_that_come");
+                let is_ours = process.pid == me && line.contains("inspect_scene");
                 // While it starts and while it ends it has no command line but a name.
                 let is_child = process.parent == me
                     && (["true", "[true]"].contains(&&*line) || line.contains("inspect_scene"));
