@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 /// What the lock file is to say to those who come later.
-#[derive(Args)]
+#[derive(Args, Default)]
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(crate) struct LastingArgs {
     /// Do nothing when the last successful run under this lock ended less than DURATION ago
     ///

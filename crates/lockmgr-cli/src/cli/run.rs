@@ -19,7 +19,8 @@ use super::{AcquireArgs, LastingArgs, values};
 /// TSTP); what the terminal sends to both is not sent twice. A signal that a process sends to the
 /// whole process group may arrive twice. While it still waits for the lock, lockmgr dies of them as
 /// any program does, and the command is not started.
-#[derive(Args)]
+#[derive(Args, Default)]
+#[cfg_attr(test, derive(Debug, PartialEq))]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch on the command line")]
 #[expect(clippy::doc_markdown, reason = "help is plain text: names of variables stand as they are")]
 #[command(
@@ -197,7 +198,8 @@ pub(crate) struct RunArgs {
 }
 
 /// How long the lock may be held.
-#[derive(Args)]
+#[derive(Args, Default)]
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub(crate) struct LimitArgs {
     /// End the command with SIGTERM when it has held the lock for DURATION, and exit with 124
     ///
@@ -226,8 +228,10 @@ pub(crate) struct LimitArgs {
 }
 
 /// What to do about a busy lock.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[cfg_attr(test, derive(Debug))]
 pub(crate) enum IfBusy {
+    #[default]
     Wait,
     Fail,
     Skip,
@@ -235,8 +239,10 @@ pub(crate) enum IfBusy {
 }
 
 /// What to do about an ancestor's hold.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[cfg_attr(test, derive(Debug))]
 pub(crate) enum Nested {
+    #[default]
     Fail,
     Pass,
     Wait,
@@ -282,6 +288,16 @@ Programs that close all descriptors they did not open (sudo does) drop the lock'
 lasts as long as the command all the same, but then ends if lockmgr is killed with SIGKILL.";
 
 impl RunArgs {
+    /// `LOCK COMMAND [ARG]...` without anything that the definition would be needed for.
+    pub(super) fn without_options(words: &[OsString]) -> Option<Self> {
+        let (lock, command) = words.split_first()?;
+        let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+        if is_option(lock) || command.first().is_none_or(is_option) {
+            return None;
+        }
+        Some(Self { lock: lock.clone(), command: command.to_vec(), ..Self::default() })
+    }
+
     /// Refuses options between LOCK and the command, where flock(1) takes none either: words after
     /// LOCK often come out of a variable, and must not change which lock is taken, or how.
     pub(super) fn check(matches: &ArgMatches) -> Result<(), String> {
@@ -302,5 +318,43 @@ impl RunArgs {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse_one;
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        ["lockmgr", "run"].into_iter().chain(line.split(' ')).map(OsString::from).collect()
+    }
+
+    #[test]
+    fn without_options_it_is_what_the_definition_makes_of_it() {
+        for line in
+            ["lock command", "lock command -n --note x -- y", ". true", " true", "lock  x", "ü/ö x"]
+        {
+            let words = words(line);
+            let args = RunArgs::without_options(&words[2..]);
+            assert!(args.is_some(), "{line}");
+            assert_eq!(args, parse_one("run", &words, RunArgs::check).ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_rest_is_left_to_the_definition() {
+        for line in [
+            "lock",
+            "lock -- true",
+            "-- lock true",
+            "-n lock true",
+            "lock -n true",
+            "lock -",
+            "- x",
+        ] {
+            assert_eq!(RunArgs::without_options(&words(line)[2..]), None, "{line}");
+        }
+        assert_eq!(RunArgs::without_options(&[]), None);
     }
 }
