@@ -51,12 +51,23 @@ fn all(slots: u32) -> Range {
 }
 
 /// Looks for enough free slots, and only then takes them; returns whether somebody was quicker.
+///
+/// Where a stretch that has not been looked at is all that is needed, it is taken without a look: that
+/// either succeeds or says as much as the look would have.
 fn fill(file: &KeptFile, slots: u32, count: u32, taken: &mut Vec<u32>) -> Result<bool, Errno> {
     let mut missing = u64::from(count);
     let mut free = Vec::new();
     let mut unknown = vec![all(slots)];
     while missing > 0 {
         let Some(range) = unknown.pop() else { return Ok(false) };
+        let is_last = unknown.is_empty() && range.end() - range.start() == missing;
+        if is_last && free.is_empty() {
+            if !try_lock(file, range)? {
+                return Ok(false);
+            }
+            taken.extend(numbers(range));
+            return Ok(false);
+        }
         if let Some(obstacle) = look(file, range)? {
             let rest: Vec<Range> = range.without(obstacle).collect();
             // The lower part is looked at first.
@@ -71,9 +82,14 @@ fn fill(file: &KeptFile, slots: u32, count: u32, taken: &mut Vec<u32>) -> Result
         if !try_lock(file, range)? {
             return Ok(true);
         }
-        taken.extend((range.start()..range.end()).filter_map(|slot| u32::try_from(slot).ok()));
+        taken.extend(numbers(range));
     }
     Ok(false)
+}
+
+/// The numbers of the slots in a range.
+fn numbers(range: Range) -> impl Iterator<Item = u32> {
+    (range.start()..range.end()).filter_map(|slot| u32::try_from(slot).ok())
 }
 
 fn look(file: &KeptFile, range: Range) -> Result<Option<Range>, Errno> {
