@@ -168,7 +168,7 @@ impl LockTable {
         } else {
             let mut account = Account::of(lines);
             if !account.is_settled_by(&scan) {
-                scan.until(|scan| account.is_settled_by(scan));
+                scan.until(&reading.near, |scan| account.is_settled_by(scan));
             }
             // The youngest come first, and have inherited the lock if an ancestor has it, too.
             scan.ancestors_of_nameless_holders();

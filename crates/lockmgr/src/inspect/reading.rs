@@ -40,19 +40,29 @@ pub(super) struct Reading {
     pub(super) pieced_together: bool,
     /// There was no time for all of it.
     pub(super) cut_short: bool,
+    /// Owners of the locks that stand beside those that name no owner.
+    ///
+    /// The kernel adds each lock to the front of its processor's list, so what stands beside a lock was
+    /// taken at about the same time, by the same process if it takes several.
+    pub(super) near: Vec<u32>,
 }
 
 impl Reading {
     pub(super) fn everything(limit: Limit) -> io::Result<Self> {
-        Self::take(limit, |_| true)
+        let (told, reading) = Self::take(limit)?;
+        Ok(Self { lines: line::lines_that(&told, |_| true).collect(), ..reading })
     }
 
     /// The lines about inodes of that number, on whatever device.
     pub(super) fn of_number(number: u64, limit: Limit) -> io::Result<Self> {
         let needle = format!(":{number} ");
-        let mut reading = Self::take(limit, |line| contains(line, needle.as_bytes()))?;
-        reading.lines.retain(|line| line.lock.inode.number == number);
-        Ok(reading)
+        let is_wanted = |line: &[u8]| contains(line, needle.as_bytes());
+        let (told, reading) = Self::take(limit)?;
+        let mut lines: Vec<Line> = line::lines_that(&told, is_wanted).collect();
+        lines.retain(|line| line.lock.inode.number == number);
+        let is_nameless = |line: &Line| line.depth == 0 && line.lock.pid.is_none();
+        let near = if lines.iter().any(is_nameless) { near(&told, is_wanted) } else { Vec::new() };
+        Ok(Self { lines, near, ..reading })
     }
 
     /// Whether two lines are about locks that look the same: that may be one lock.
@@ -61,7 +71,8 @@ impl Reading {
         self.lines.iter().filter(|line| line.depth == 0).any(|line| !told.insert(&line.lock))
     }
 
-    fn take(limit: Limit, is_wanted: impl Fn(&[u8]) -> bool) -> io::Result<Self> {
+    /// The text, and what is to be said of it.
+    fn take(limit: Limit) -> io::Result<(Vec<u8>, Self)> {
         let file = File::open("/proc/locks")?;
         let mut piece = vec![0; ROOM];
         let mut tries = 0;
@@ -75,10 +86,25 @@ impl Reading {
             if text.is_torn && text.pieces <= FEW && tries < TRIES && !cut_short {
                 continue;
             }
-            let lines = line::lines_that(&text.told, &is_wanted).collect();
-            return Ok(Self { lines, pieced_together: text.is_torn, cut_short });
+            let reading = Self { pieced_together: text.is_torn, cut_short, ..Self::default() };
+            return Ok((text.told, reading));
         }
     }
+}
+
+/// Who owns the locks that stand beside the wanted ones.
+fn near(told: &[u8], is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u32> {
+    const ON_EACH_SIDE: usize = 4;
+    let lines: Vec<&[u8]> = told.split(|byte| *byte == b'\n').collect();
+    let mut owners = Vec::new();
+    for at in (0..lines.len()).filter(|at| is_wanted(lines[*at])) {
+        let beside = at.saturating_sub(ON_EACH_SIDE)..(at + ON_EACH_SIDE + 1).min(lines.len());
+        let told = lines[beside].iter().flat_map(|line| line::lines_that(line, |_| true));
+        owners.extend(told.filter_map(|line| line.lock.pid));
+    }
+    owners.sort_unstable();
+    owners.dedup();
+    owners
 }
 
 /// What has been read so far.
@@ -292,6 +318,20 @@ mod tests {
         assert_eq!(text.len() - tail(text.as_bytes()).len(), text.find('\n').unwrap() + 1);
         assert_eq!(tail(b"").len(), 0);
         assert_eq!(tail(b"1: F"), b"1: F");
+    }
+
+    #[test]
+    fn who_stands_beside_a_lock_is_near() {
+        let line =
+            |inode: u32, pid: i32| format!("1: FLOCK ADVISORY WRITE {pid} 00:1:{inode} 0 EOF\n");
+        let lines = (1..=20).map(|number| line(number, if number == 10 { -1 } else { 100 }));
+        let mut lines: Vec<String> = lines.collect();
+        lines[5] = line(6, 66);
+        lines[4] = line(5, 55);
+        let text = lines.concat();
+        assert_eq!(near(text.as_bytes(), |line| contains(line, b":10 ")), [66, 100]);
+        assert_eq!(near(text.as_bytes(), |line| contains(line, b":5 ")), [55, 66, 100]);
+        assert_eq!(near(text.as_bytes(), |line| contains(line, b":30 ")), [0; 0]);
     }
 
     /// How often each of so many locks that stay was told, while others come and go.

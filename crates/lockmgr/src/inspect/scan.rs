@@ -163,8 +163,15 @@ impl<'a> Scan<'a> {
         pids
     }
 
-    /// Looks at one after the other, until `enough` says so.
-    pub(super) fn until(&mut self, mut enough: impl FnMut(&Self) -> bool) {
+    /// Looks at one after the other, these first, until `enough` says so.
+    pub(super) fn until(&mut self, first: &[u32], mut enough: impl FnMut(&Self) -> bool) {
+        for &pid in first {
+            let before = self.openers.len();
+            self.look_at(pid);
+            if self.cut_short || self.openers.len() > before && enough(self) {
+                return;
+            }
+        }
         for pid in self.others() {
             let before = self.openers.len();
             self.look_at(pid);
