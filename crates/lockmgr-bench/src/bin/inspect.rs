@@ -2,8 +2,9 @@
 //!
 //! The machine is made busy here: 2 000 processes with 16 descriptors each, 5 of which hold a lock on a
 //! file of its own, `flock`, `ofd` and `posix` in turn. The files that are asked about are those of
-//! processes all over the range of pids, so that nobody profits from where it begins to look. Each row is
-//! a program that is started anew, as a person would.
+//! processes all over the range of pids, so that nobody profits from where it begins to look. One more
+//! process, in the middle, holds an `ofd` lock and no other, so that nothing beside it in the kernel's
+//! table hints at it. Each row is a program that is started anew, as a person would.
 #![expect(clippy::disallowed_methods, reason = "the raw calls are what is looked at")]
 
 use std::fs::{self, File};
@@ -41,6 +42,8 @@ struct Args {
 enum Role {
     #[command(hide = true)]
     Hold { place: PathBuf, number: usize },
+    #[command(hide = true)]
+    HoldOne { place: PathBuf },
     /// Print all locks
     #[command(hide = true)]
     List,
@@ -53,6 +56,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     match args.role {
         Some(Role::Hold { place, number }) => hold(&place, number),
+        Some(Role::HoldOne { place }) => hold_one(&place),
         Some(Role::List) => print(&LockTable::snapshot()?),
         Some(Role::Who { path }) => print(&LockTable::of(&path)?),
         None => compare(args.rounds, args.holders),
@@ -68,15 +72,24 @@ fn compare(rounds: usize, holders: usize) -> Result<()> {
     let has_lslocks = Command::new("lslocks").arg("--version").stdout(Stdio::null()).status();
     ensure!(has_lslocks.is_ok(), "`lslocks` is missing: it comes with util-linux");
 
-    let rows: [(&str, ToStart); 4] = [
+    let rows: [(&str, ToStart); 5] = [
         ("`lslocks`", |_, _| Command::new("lslocks")),
         ("lockmgr, all locks", |_, _| own("list")),
         ("lockmgr, one file, flock: the kernel names a live holder", |scene, round| {
             scene.who(round, Mechanism::Flock)
         }),
-        ("lockmgr, one file, ofd: descriptors are searched", |scene, round| {
-            scene.who(round, Mechanism::Ofd)
-        }),
+        (
+            "lockmgr, one file, ofd: descriptors are searched, of neighbours in the table first",
+            |scene, round| scene.who(round, Mechanism::Ofd),
+        ),
+        (
+            "lockmgr, one file, ofd, all that its process holds: half of all descriptors are searched",
+            |scene, _| {
+                let mut command = own("who");
+                command.arg(single(scene.place));
+                command
+            },
+        ),
     ];
     let mut costs = vec![Vec::new(); rows.len()];
     let mut turns = Turns::of(rows.len());
@@ -120,7 +133,7 @@ fn check(row: usize, output: &[u8], place: &Path, holders: usize) -> Result<()> 
     let place = place.to_string_lossy();
     // There may be others on this machine.
     let ours = || text.lines().filter(|line| line.contains(&*place));
-    let expected = if row == 1 { holders * LOCKS_EACH } else { 1 };
+    let expected = if row == 1 { holders * LOCKS_EACH + 1 } else { 1 };
     ensure!(ours().count() == expected, "row {row} has {} lines", ours().count());
     let verified = ours().filter(|line| line.contains(" verified ")).count();
     ensure!(verified == expected, "row {row} knows {verified} holders of {expected}");
@@ -136,18 +149,25 @@ fn own(role: &str) -> Command {
 
 struct Scene<'p> {
     place: &'p Path,
+    /// How many hold as many locks as all do.
+    count: usize,
     holders: Vec<(Child, ChildStdin)>,
 }
 
 impl<'p> Scene<'p> {
     fn set_up(place: &'p Path, count: usize) -> Result<Self> {
-        let mut scene = Self { place, holders: Vec::new() };
+        let mut scene = Self { place, count, holders: Vec::new() };
         let program = std::env::current_exe()?;
-        for number in 0..count {
+        let single = (count / 2, vec!["hold-one".to_owned()]);
+        let mut all: Vec<_> = (0..count)
+            .map(|number| (number, vec!["hold".to_owned(), number.to_string()]))
+            .collect();
+        all.push(single);
+        all.sort_by_key(|(number, _)| *number);
+        for (_, mut words) in all {
+            words.insert(1, place.to_string_lossy().into_owned());
             let mut child = Command::new(&program)
-                .arg("hold")
-                .arg(place)
-                .arg(number.to_string())
+                .args(words)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -163,7 +183,7 @@ impl<'p> Scene<'p> {
     /// Asks about a file of that mechanism, another one each time.
     fn who(&self, round: usize, mechanism: Mechanism) -> Command {
         const STRIDE: usize = 617;
-        let number = round * STRIDE % self.holders.len();
+        let number = round * STRIDE % self.count;
         let lock = (0..LOCKS_EACH)
             .find(|lock| mechanism_of(number, *lock) == mechanism)
             .expect("each process has all mechanisms");
@@ -192,6 +212,17 @@ fn path_of(place: &Path, number: usize, lock: usize) -> PathBuf {
     place.join(format!("{number}-{lock}.lock"))
 }
 
+fn single(place: &Path) -> PathBuf {
+    place.join("single.lock")
+}
+
+/// Holds one lock, and as many descriptors as the others.
+fn hold_one(place: &Path) -> Result<()> {
+    let lock = FileLock::options().mechanism(Mechanism::Ofd).open(single(place))?;
+    let _guard = lock.lock()?;
+    hold_descriptors(place, Vec::new())
+}
+
 /// Holds until standard input ends.
 fn hold(place: &Path, number: usize) -> Result<()> {
     let mut kept = Vec::new();
@@ -210,6 +241,11 @@ fn hold(place: &Path, number: usize) -> Result<()> {
             }
         }
     }
+    hold_descriptors(place, kept)
+}
+
+/// Opens as many files as there are to be, and keeps them until standard input ends.
+fn hold_descriptors(place: &Path, mut kept: Vec<File>) -> Result<()> {
     let log = place.join("log");
     while fs::read_dir("/proc/self/fd")?.count() <= DESCRIPTORS_EACH {
         kept.push(File::options().append(true).create(true).open(&log)?);
