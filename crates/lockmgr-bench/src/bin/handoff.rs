@@ -11,7 +11,7 @@ use std::io::{Read, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -20,16 +20,18 @@ use lockmgr_bench::{
     RAW, RAW_AND_STAT, Turns, await_sleeper, block_on, median, nanoseconds, now, open_plain,
 };
 use lockmgr_bench::{print_head, print_row, ratio, time};
-use rustix::fs::{AtFlags, CWD, FlockOperation, flock, statat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, flock, fstat, statat};
 
 /// Long enough never to end a wait here.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How the holder releases and how the waiter waits. The order is the one of the table; the first is the
 /// baseline.
-const ROWS: [(&str, Holder, Waiter); 8] = [
+const ROWS: [(&str, Holder, Waiter); 10] = [
     (RAW, Holder::Raw, Waiter::Raw),
     (RAW_AND_STAT, Holder::Raw, Waiter::RawAndStat),
+    ("raw system calls and one `fstat`", Holder::Raw, Waiter::RawAndFstat),
+    ("`call_until` around the raw call, and one `fstat`", Holder::Raw, Waiter::CallUntil),
     ("`std::fs::File::lock`", Holder::Raw, Waiter::Std),
     ("lockmgr, `lock()`", Holder::Raw, Waiter::Lockmgr),
     ("lockmgr, `lock_timeout()`", Holder::Raw, Waiter::LockmgrTimeout),
@@ -48,6 +50,10 @@ enum Holder {
 enum Waiter {
     Raw,
     RawAndStat,
+    /// The least that a look at the file takes, in one system call.
+    RawAndFstat,
+    /// With a deadline besides, which has to be taken back.
+    CallUntil,
     Std,
     Lockmgr,
     LockmgrTimeout,
@@ -178,6 +184,22 @@ fn wait_in_turns(path: &Path) -> Result<()> {
             Waiter::RawAndStat => {
                 flock(&file, FlockOperation::LockExclusive)?;
                 statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+                let returned = now();
+                flock(&file, FlockOperation::Unlock)?;
+                returned
+            }
+            Waiter::RawAndFstat => {
+                flock(&file, FlockOperation::LockExclusive)?;
+                fstat(&file)?;
+                let returned = now();
+                flock(&file, FlockOperation::Unlock)?;
+                returned
+            }
+            Waiter::CallUntil => {
+                let deadline = Instant::now() + TIMEOUT;
+                let lock = || Ok(flock(&file, FlockOperation::LockExclusive)?);
+                lockmgr::call_until(Some(deadline), lock)?.context("the deadline is far away")?;
+                fstat(&file)?;
                 let returned = now();
                 flock(&file, FlockOperation::Unlock)?;
                 returned

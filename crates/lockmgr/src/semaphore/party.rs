@@ -274,7 +274,11 @@ impl Party {
 /// (`prctl(2)`, `PR_SET_TIMERSLACK`, has the rest: 50 us), so the last part is slept for itself.
 fn until_shortly_before(left: Duration) -> Duration {
     const EXACT: Duration = Duration::from_millis(10);
-    if left <= EXACT { left } else { left - (left / 100).min(Duration::from_millis(200)) }
+    if left <= EXACT {
+        left
+    } else {
+        left.saturating_sub((left / 100).min(Duration::from_millis(200)))
+    }
 }
 
 /// Lets the next one be the head.
