@@ -33,6 +33,21 @@ fn the_lock_ends_with_the_shell() {
 }
 
 #[test]
+fn the_shell_is_named_as_the_holder() {
+    let scratch = Scratch::new();
+    for (mechanism, its) in [("flock", "inherited by pid "), ("ofd", "held by pid ")] {
+        let script = format!(
+            "echo $$; exec 9>>f; \"$LOCKMGR\" lock -m {mechanism} --fd 9 || exit 1
+             \"$LOCKMGR\" run -n -m {mechanism} ./f true; exit $?"
+        );
+        let ran = scratch.sh(&script);
+        let shell = ran.exits(75).out.trim().to_owned();
+        // The one that says it has inherited the descriptor, too.
+        ran.says(&[&format!("{its}{shell} (")]);
+    }
+}
+
+#[test]
 fn any_number_will_do_the_standard_ones_too() {
     let scratch = Scratch::new();
     for (fd, redirection) in [(0, "<"), (1, ">>"), (2, "2>>"), (7, "7<>")] {

@@ -120,9 +120,14 @@ impl Contention {
             told += 1;
             describe(first, record.as_ref(), f)?;
             if first.standing == Standing::Gone {
-                let heir = lock.holders.iter().find(|holder| {
-                    holder.standing == Standing::Inherited && holder.process.is_some()
-                });
+                // The eldest: this process, too, may have inherited it from the one that matters.
+                let heir = lock
+                    .holders
+                    .iter()
+                    .filter(|holder| holder.standing == Standing::Inherited)
+                    .filter_map(|holder| Some((holder.process.as_ref()?.start, holder)))
+                    .min_by_key(|(start, _)| *start)
+                    .map(|(_, heir)| heir);
                 f.write_str(match &first.process {
                     Some(process) if !process.ended => ", which does not have it any more; ",
                     _ => ", which has ended; ",

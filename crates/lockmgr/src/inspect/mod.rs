@@ -171,7 +171,7 @@ impl LockTable {
                 scan.until(&reading.near, |scan| account.is_settled_by(scan));
             }
             // The youngest come first, and have inherited the lock if an ancestor has it, too.
-            scan.ancestors_of_nameless_holders();
+            scan.ancestors_of_heirs();
         }
         let mut gaps = Gaps::of(reading);
         gaps.cut_short |= scan.cut_short;

@@ -181,14 +181,21 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Looks at the parents, and theirs, of those who have a lock for which the kernel names nobody:
-    /// that is taken by the eldest.
-    pub(super) fn ancestors_of_nameless_holders(&mut self) {
+    /// Looks at the parents, and theirs, of those who have a lock for which the kernel names nobody, or
+    /// somebody who was not seen to have it: it is theirs if they have it, too.
+    pub(super) fn ancestors_of_heirs(&mut self) {
         // More generations than anybody has; pids that change hands meanwhile could form a ring.
         const GENERATIONS: usize = 1000;
-        let is_nameless = |opener: &&Opener| opener.locks.iter().any(|lock| lock.pid.is_none());
+        let takers: HashSet<(u32, &Told)> = self
+            .openers
+            .iter()
+            .flat_map(|opener| opener.locks.iter().map(|lock| (opener.pid, lock)))
+            .filter(|(pid, lock)| lock.pid == Some(*pid))
+            .collect();
+        let is_known = |lock: &Told| lock.pid.is_some_and(|pid| takers.contains(&(pid, lock)));
+        let is_heir = |opener: &&Opener| opener.locks.iter().any(|lock| !is_known(lock));
         let found: HashSet<u32> =
-            self.openers.iter().filter(is_nameless).map(|opener| opener.pid).collect();
+            self.openers.iter().filter(is_heir).map(|opener| opener.pid).collect();
         for pid in found {
             let mut current = pid;
             for _ in 0..GENERATIONS {
