@@ -157,6 +157,9 @@ fn advice(number: i32, args: &TryArgs, path: &str) -> String {
 
 /// The file, and how it was opened.
 fn open_carefully(path: &OsStr) -> Result<(OwnedFd, String), Failure> {
+    if path.is_empty() {
+        return Err(Failure::usage("the name of the lock file is empty"));
+    }
     let failed = |what: String| {
         let path = harmless(&path.to_string_lossy());
         Failure::new(exit::CANNOT_OPEN, format!("cannot open {path}: {what}"))

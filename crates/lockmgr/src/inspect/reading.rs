@@ -238,6 +238,7 @@ fn contains(line: &[u8], needle: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fmt::Write;
     use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
@@ -253,7 +254,7 @@ mod tests {
         let mut text = String::new();
         for lock in locks {
             number += usize::from(!lock.starts_with("->"));
-            text += &format!("{number}: {lock} fe:00:1 0 EOF\n");
+            writeln!(text, "{number}: {lock} fe:00:1 0 EOF").unwrap();
         }
         text
     }
