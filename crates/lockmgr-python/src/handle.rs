@@ -36,7 +36,7 @@ impl Handle {
         remove: bool,
         note: Option<String>,
         record: bool,
-        mode: Option<u32>,
+        mode: Option<i64>,
         create: bool,
         parents: bool,
         follow_symlinks: bool,

@@ -142,7 +142,7 @@ impl BaseLock {
         remove: bool,
         note: Option<String>,
         record: bool,
-        mode: Option<u32>,
+        mode: Option<i64>,
         create: bool,
         parents: bool,
         follow_symlinks: bool,

@@ -21,7 +21,7 @@ pub(crate) struct Options {
     pub(crate) remove: bool,
     pub(crate) note: Option<String>,
     pub(crate) record: bool,
-    pub(crate) mode: Option<u32>,
+    pub(crate) mode: Option<i64>,
     pub(crate) create: bool,
     pub(crate) parents: bool,
     pub(crate) follow_symlinks: bool,
@@ -144,10 +144,15 @@ pub(crate) fn place(lock: &Bound<'_, PyAny>) -> PyResult<OsString> {
         use std::os::unix::ffi::OsStrExt;
         return Ok(OsStr::from_bytes(bytes.as_bytes()).to_owned());
     }
-    let Ok(path) = lock.extract::<PathBuf>() else {
-        let class = lock.get_type().name()?;
-        let text = format!("a lock is a str, bytes or path, not {class}");
-        return Err(PyTypeError::new_err(text));
+    let path = match lock.extract::<PathBuf>() {
+        Ok(path) => path,
+        // It has its own reason.
+        Err(error) if lock.hasattr("__fspath__")? => return Err(error),
+        Err(_) => {
+            let class = lock.get_type().name()?;
+            let text = format!("a lock is a str, bytes or path, not {class}");
+            return Err(PyTypeError::new_err(text));
+        }
     };
     if name::is_path(path.as_os_str()) {
         return Ok(path.into_os_string());
@@ -156,11 +161,10 @@ pub(crate) fn place(lock: &Bound<'_, PyAny>) -> PyResult<OsString> {
 }
 
 /// Returns permission bits that are no more than that.
-pub(crate) fn permissions(bits: u32) -> PyResult<u32> {
-    if bits & !0o7777 == 0 {
-        return Ok(bits);
-    }
-    Err(PyValueError::new_err(format!("mode must be permission bits such as 0o644, not {bits:#o}")))
+pub(crate) fn permissions(bits: i64) -> PyResult<u32> {
+    u32::try_from(bits).ok().filter(|bits| bits & !0o7777 == 0).ok_or_else(|| {
+        PyValueError::new_err(format!("mode must be permission bits such as 0o644, not {bits}"))
+    })
 }
 
 pub(crate) fn mode(shared: bool) -> Mode {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lockmgr::name::Scope;
 use lockmgr::{LockSet, Mode, Semaphore};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error::{After, exception, path_to_python};
@@ -32,9 +33,9 @@ impl SlotsHandle {
     fn new(
         py: Python<'_>,
         lock: &Bound<'_, PyAny>,
-        slots: u32,
+        slots: i64,
         fair: bool,
-        mode: Option<u32>,
+        mode: Option<i64>,
         create: bool,
         parents: bool,
         follow_symlinks: bool,
@@ -49,6 +50,10 @@ impl SlotsHandle {
             options = options.creation_mode(options::permissions(bits)?);
         }
         let scope = if system { Scope::System } else { Scope::User };
+        // What is no number of slots at all is as wrong as 0.
+        let slots = u32::try_from(slots).map_err(|_| {
+            PyValueError::new_err(format!("slots must be a number from 1 to 65536, not {slots}"))
+        })?;
         let semaphore = options.open_named_lazy(options::place(lock)?, scope, slots);
         let semaphore = semaphore.map_err(|error| exception(py, error, After::Attempt))?;
         Ok(Self { semaphore, opened: AtomicBool::new(false) })

@@ -96,6 +96,8 @@ def test_forms_of_a_semaphore(path: Path) -> None:
 
 def test_a_set_is_all_or_nothing(path: Path) -> None:
     second = path.with_name("b.lock")
+    with pytest.raises(TypeError, match="made of Lock objects, and str is none"):
+        LockSet(str(path))  # type: ignore[arg-type]
     both = LockSet(Lock(path), Lock(second, shared=True), timeout=0.01)
     with both:
         for one in (path, second):

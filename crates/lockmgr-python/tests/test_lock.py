@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lockmgr
 import pytest
-from lockmgr import DeadlockError, Lock, LockError, Timeout, UnsupportedError
+from lockmgr import DeadlockError, Lock, LockError, Semaphore, Timeout, UnsupportedError
 from support import Process, holder, until, until_blocked
 
 
@@ -381,6 +381,13 @@ def test_names_and_paths(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match="a lock is a str, bytes or path, not int"):
         Lock(7)  # type: ignore[arg-type]
 
+    class Unsure:
+        def __fspath__(self) -> str:
+            raise RuntimeError("no path today")
+
+    with pytest.raises(RuntimeError, match="no path today"):
+        Lock(Unsure())
+
 
 def test_what_cannot_be_is_refused_when_it_is_made(path: Path) -> None:
     for options in (
@@ -391,9 +398,13 @@ def test_what_cannot_be_is_refused_when_it_is_made(path: Path) -> None:
         {"fenced": True, "remove": True},
         {"deadlock": "maybe"},
         {"mode": 0o10000},
+        {"mode": -1},
     ):
-        with pytest.raises(ValueError, match=r"."):
+        with pytest.raises(ValueError, match=f"mode must be|deadlock|is no mechanism|is no byte range|{path}"):
             Lock(path, **options)  # type: ignore[arg-type]
+    for slots in (-1, 0, 65537, 1 << 40):
+        with pytest.raises(ValueError, match=f"65536.* not {slots}"):
+            Semaphore(path, slots)
     assert not path.exists()
     assert issubclass(UnsupportedError, LockError)
 
@@ -524,6 +535,8 @@ def test_a_pickled_lock_is_the_same_lock_elsewhere(path: Path, monkeypatch: pyte
     monkeypatch.chdir(path.parent)
     options = {"timeout": 0.0, "mechanism": "ofd", "byte_range": (3, 4), "note": "n", "mode": 0o600, "parents": True}
     lock = Lock("./a.lock", **options)  # type: ignore[arg-type]
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(lock, protocol)).__getnewargs_ex__() == lock.__getnewargs_ex__()
     with lock:
         copied = pickle.loads(pickle.dumps(lock))
         monkeypatch.chdir("/")

@@ -466,14 +466,14 @@ impl FileLockOptions {
     /// [`Error::NotLockable`], [`Error::Permission`], [`Error::Io`]; [`Error::Unsupported`] for
     /// options that exclude each other.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<FileLock> {
-        self.check()?;
+        self.check(Some(path.as_ref()))?;
         FileLock::at(path.as_ref(), self.settings.clone())
     }
 
     /// As [`open`](Self::open), but touches the filesystem only at the first acquisition, whose
     /// deadline then covers the opening too. A relative path is taken from today's directory.
     pub fn open_lazy(&self, path: impl AsRef<Path>) -> Result<FileLock> {
-        self.check()?;
+        self.check(Some(path.as_ref()))?;
         FileLock::lazily_at(path.as_ref(), self.settings.clone())
     }
 
@@ -508,7 +508,7 @@ impl FileLockOptions {
     /// [`record`](Self::record) can be kept in it. A forked child gets
     /// [`Error::Forked`] from it.
     pub fn from_file(&self, file: File) -> Result<FileLock> {
-        self.check()?;
+        self.check(None)?;
         if self.settings.remove_on_release {
             return Err(Error::unsupported(None, OPEN, "a lock without a path cannot be removed"));
         }
@@ -519,10 +519,10 @@ impl FileLockOptions {
         FileLock::of_file(file, self.settings.clone())
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self, path: Option<&Path>) -> Result<()> {
         let Settings { mechanism, range, follow_symlinks, remove_on_release, fairness, .. } =
             self.settings;
-        let refuse = |reason: &str| Err(Error::unsupported(None, OPEN, reason));
+        let refuse = |reason: &str| Err(Error::unsupported(path.map(Arc::from), OPEN, reason));
         if mechanism == Mechanism::Flock && range != Range::WHOLE {
             return refuse("flock locks the whole file; for a byte range use ofd (or posix)");
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from ._async import current_task, finish
@@ -11,6 +12,7 @@ from ._lockmgr import Acquired, BaseLock, Wait
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import SupportsIndex
 
     from typing_extensions import Self
 
@@ -79,6 +81,10 @@ class Lock(BaseLock):
         at once; nothing is held then.
         """
         return AsyncAcquire(self, timeout, shared)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        # Older protocols would copy the state of the extension type, which is not to be had.
+        return super().__reduce_ex__(max(2, index(protocol)))
 
     async def __aenter__(self) -> Self:
         task = current_task()

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ._async import current_task, finish
-from ._lockmgr import Hold, SetHandle, SlotsHandle
+from ._lockmgr import BaseLock, Hold, SetHandle, SlotsHandle
 
 if TYPE_CHECKING:
     import os
@@ -254,6 +254,9 @@ class LockSet(_Several):
 
     def __init__(self, *locks: Lock, timeout: float | None = None) -> None:
         super().__init__(timeout)
+        for lock in locks:
+            if not isinstance(lock, BaseLock):
+                raise TypeError(f"a LockSet is made of Lock objects, and {type(lock).__name__} is none")
         #: The locks, as they were given.
         self.locks = locks
         self._handle = SetHandle(list(locks))
