@@ -303,13 +303,13 @@ fn what_cannot_go_together_is_refused() {
     for mechanism in [Mechanism::Ofd, Mechanism::Posix] {
         assert_eq!(
             text(removing(mechanism).range(range).open(&path).unwrap_err()),
-            "Unsupported: lock: cannot open: a lock on a byte range cannot remove the file, on \
+            "Unsupported: PATH: cannot open: a lock on a byte range cannot remove the file, on \
              which others may hold other ranges"
         );
     }
     assert_eq!(
         text(removing(Mechanism::Flock).follow_symlinks(true).open(&path).unwrap_err()),
-        "Unsupported: lock: cannot open: removal on release and following symbolic links exclude \
+        "Unsupported: PATH: cannot open: removal on release and following symbolic links exclude \
          each other"
     );
     let file = fs::File::create(dir.path().join("data")).unwrap();
