@@ -168,7 +168,10 @@ impl LockTable {
         } else {
             let mut account = Account::of(lines);
             if !account.is_settled_by(&scan) {
-                scan.until(&reading.near, |scan| account.is_settled_by(scan));
+                // This process is one that may have inherited a lock, and leads to whom it is from.
+                let mut first = vec![std::process::id()];
+                first.extend(&reading.near);
+                scan.until(&first, |scan| account.is_settled_by(scan));
             }
             // The youngest come first, and have inherited the lock if an ancestor has it, too.
             scan.ancestors_of_heirs();
