@@ -444,35 +444,23 @@ pub(super) fn directory(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     openat(at, name, flags, Permissions::empty())
 }
 
-/// The entries of a directory that are numbers.
+/// The entries of a directory that are numbers. The directory has ended when the kernel says so, not when
+/// it fills less than the buffer: it stops there for a signal, too.
 pub(super) fn numbers(
     directory: impl AsFd,
     limit: Limit,
     mut found: impl FnMut(u32),
 ) -> Result<(), Errno> {
-    const SIZE: usize = 8192;
-    // An entry is a few numbers and its name, and takes no more than this.
-    const ENTRY: usize = 20 + 256 + 8;
-    let mut buffer = [MaybeUninit::uninit(); SIZE];
+    let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(directory, &mut buffer);
-    let mut filled = 0;
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        let bytes = entry.file_name().to_bytes();
-        filled += (19 + bytes.len() + 1).next_multiple_of(8);
-        let name = std::str::from_utf8(bytes);
+        let name = std::str::from_utf8(entry.file_name().to_bytes());
         if let Some(number) = name.ok().and_then(|name| name.parse().ok()) {
             found(number);
         }
-        if entries.is_buffer_empty() {
-            if limit.has_passed() {
-                return Err(Errno::TIME);
-            }
-            // Had there been more, it would have fitted.
-            if filled + ENTRY < SIZE {
-                return Ok(());
-            }
-            filled = 0;
+        if entries.is_buffer_empty() && limit.has_passed() {
+            return Err(Errno::TIME);
         }
     }
     Ok(())
@@ -516,7 +504,29 @@ impl Digits {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use crate::sys::alarm::Alarm;
+
     use super::*;
+
+    #[test]
+    fn all_numbers_are_found_while_signals_come() {
+        const FILES: usize = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..FILES {
+            File::create(dir.path().join(number.to_string())).unwrap();
+        }
+        // Goes off at once, and then again and again.
+        let _alarm = Alarm::set(Some(Instant::now())).unwrap();
+        for _ in 0..200 {
+            let open = || directory(CWD, dir.path().to_str().unwrap());
+            let directory = rustix::io::retry_on_intr(open).unwrap();
+            let mut found = 0;
+            numbers(&directory, Limit(None), |_| found += 1).unwrap();
+            assert_eq!(found, FILES);
+        }
+    }
 
     #[test]
     fn numbers_are_written() {
