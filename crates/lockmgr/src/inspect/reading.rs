@@ -5,8 +5,10 @@
 //! others are told twice or not at all, also at the end of a table of one piece.
 //!
 //! Locks that stay keep their order. So a piece that begins a little *before* the end of the last one, and
-//! has one of its locks again, can be joined to it there, and of what stays nothing is lost and nothing
-//! told twice. But beginning anywhere else than at the end costs the kernel a walk over all that comes
+//! has one of its locks again that has stayed, can be joined to it there, and of what stays nothing is lost
+//! and nothing told twice. Which one has stayed is concluded from the order of several; where all of
+//! them are told in the same words (shared `ofd` locks of one range), only their numbers are left to go by.
+//! But beginning anywhere else than at the end costs the kernel a walk over all that comes
 //! before, so that is done for [`FEW`] pieces only; a longer table is read as it comes.
 //!
 //! Reference: `proc_locks(5)`.

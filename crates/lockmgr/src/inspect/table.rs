@@ -106,8 +106,8 @@ pub struct Gaps {
     pub not_permitted: Vec<u32>,
     /// This pid namespace is not the machine's first: locks of processes outside it are hidden.
     pub hidden: bool,
-    /// The kernel's table was too long to be read in one piece while it did not change, so locks
-    /// that came or went meanwhile may be missing.
+    /// The kernel's table was too long to be read with care (some 450 locks), or changed too much: where
+    /// locks came or went meanwhile, others may be missing or told twice.
     pub pieced_together: bool,
     /// Not everybody was looked at to the end: the time that was set for it, or this process's
     /// descriptors or memory, ran out.
