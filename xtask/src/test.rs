@@ -76,7 +76,9 @@ fn python_tests(arguments: &[String]) -> Result<()> {
 
 /// Returns the run of all tests in the default members, with the features they are shipped with.
 fn all_tests() -> Command {
-    if has_nextest() { nextest_run() } else { cargo("test --lib --bins --tests") }
+    // `--tests` means those in libraries and programs too, but not the programs that have none: named by
+    // `--bins`, the command itself would be run for a test.
+    if has_nextest() { nextest_run() } else { cargo("test --tests") }
 }
 
 /// Returns the run of the library's tests with its optional features. The long ones stay out: a feature
@@ -88,7 +90,7 @@ fn library_with_all_features() -> Command {
         run.args(["-E", "not test(violence)"]);
         run
     } else {
-        cargo("test --package lockmgr --all-features --lib --tests -- --skip violence")
+        cargo("test --package lockmgr --all-features --tests -- --skip violence")
     }
 }
 

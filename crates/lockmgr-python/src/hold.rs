@@ -1,7 +1,7 @@
 //! A held lock as a Python object.
 
 use std::os::fd::AsRawFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lockmgr::{Error, Mode, OwnedFileLockGuard, OwnedLockSetGuard, SemaphoreGuard};
 use pyo3::exceptions::PyValueError;
@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::error::{After, exception};
+use crate::several::{HeldSet, Members};
 
 /// What can be held.
 pub(crate) enum Guard {
@@ -41,18 +42,34 @@ impl Guard {
 /// It belongs to the process that acquired it: in a forked child it holds nothing.
 #[pyclass(frozen, module = "lockmgr._lockmgr", weakref)]
 pub(crate) struct Hold {
-    guard: Mutex<Option<Guard>>,
+    guard: Kept,
     /// Its release may take its time, and is done without the GIL.
     slow: bool,
+    /// Of a set: that this thread has acquired it.
+    noted: Option<Arc<HeldSet>>,
+}
+
+/// The guard, until it is released.
+pub(crate) type Kept = Arc<Mutex<Option<Guard>>>;
+
+pub(crate) fn look_into(kept: &Kept) -> MutexGuard<'_, Option<Guard>> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Hold {
     pub(crate) fn new(guard: Guard, slow: bool) -> Self {
-        Self { guard: Mutex::new(Some(guard)), slow }
+        Self { guard: Arc::new(Mutex::new(Some(guard))), slow, noted: None }
+    }
+
+    /// Of a set that this thread has just acquired.
+    pub(crate) fn of_set(guard: OwnedLockSetGuard, slow: bool, members: Members) -> Self {
+        let mut hold = Self::new(Guard::Set(guard), slow);
+        hold.noted = Some(HeldSet::new(members, Arc::clone(&hold.guard)));
+        hold
     }
 
     fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+        look_into(&self.guard)
     }
 
     pub(crate) fn take(&self) -> Option<Guard> {
@@ -160,7 +177,16 @@ impl Hold {
             .map_err(|error| exception(py, error, After::Attempt))
     }
 
+    /// A `with` is going to release it.
+    #[pyo3(name = "_scope")]
+    fn scope(&self) {
+        if let Some(noted) = &self.noted {
+            noted.scope();
+        }
+    }
+
     fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf.get().scope();
         slf
     }
 

@@ -6,10 +6,10 @@
 use std::ffi::OsString;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lockmgr::inspect::printable;
-use lockmgr::{FileLock, Mechanism, Mode, OwnedFileLockGuard, Range, name};
+use lockmgr::{FileLock, Mode, OwnedFileLockGuard, Range, name};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
@@ -17,6 +17,7 @@ use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 use crate::error::{After, deadlock, exception, path_to_python};
 use crate::hold::{Guard, Hold};
 use crate::options::{self, Options, Patience, mode, patience};
+use crate::owner::{Holder, Release, Waiter, Wanted};
 use crate::wait::{self, Pace, Wait};
 use crate::{log, look, owner};
 
@@ -68,43 +69,44 @@ impl Shared {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a `with` of this thread holds it.
-    pub(crate) fn is_scoped_here(&self) -> bool {
-        let here = owner::this_thread();
-        self.holds().iter().any(|held| held.scoped && held.thread == here && held.guard.is_held())
+    /// What somebody is about to wait for through it.
+    fn wanted<'a>(&'a self, mode: Mode, waiter: Waiter<'a>) -> Wanted<'a> {
+        Wanted::new(&self.lock, self.range, mode, waiter)
     }
 
-    /// Whether a `with` of this thread holds what excludes the wanted lock.
-    fn excludes_here(&self, wanted: &Self, mode: Mode) -> bool {
-        let here = owner::this_thread();
-        let space = |lock: &FileLock| match lock.mechanism() {
-            Mechanism::Flock => 0,
-            _ => 1,
-        };
-        space(&self.lock) == space(&wanted.lock)
-            && overlap(self.range, wanted.range)
-            && self.holds().iter().any(|held| {
-                held.scoped
-                    && held.thread == here
-                    && held.guard.is_held()
-                    && held.guard.mode().conflicts_with(mode)
-                    && names_file_of(&wanted.lock, &held.guard)
-            })
+    /// Whether it is in the way of what is wanted, where it is held in this mode.
+    pub(crate) fn excludes(&self, wanted: &Wanted<'_>, mode: Mode) -> bool {
+        wanted.is_excluded_by_lock(&self.lock, self.range, mode)
+    }
+
+    /// Before a thread goes to sleep: would it wait for what only it can give back?
+    pub(crate) fn refuse_own_thread(&self, py: Python<'_>, mode: Mode) -> PyResult<()> {
+        if owner::waits_for_itself(py, &self.wanted(mode, Waiter::Thread))? {
+            return Err(deadlock(py, &self.lock, "thread"));
+        }
+        Ok(())
     }
 }
 
-fn overlap(one: Range, other: Range) -> bool {
-    let end = |range: Range| range.len().map_or(u64::MAX, |len| range.start().saturating_add(len));
-    one.start() < end(other) && other.start() < end(one)
-}
+impl Holder for Shared {
+    fn excludes_here(&self, py: Python<'_>, wanted: &Wanted<'_>) -> Option<Release> {
+        let here = owner::this_thread();
+        let holds = self.holds();
+        let mut in_the_way = holds.iter().filter(|held| {
+            let by_waiter = match wanted.waiter() {
+                Waiter::Task(task, _) => held.scoped && held.is_of_task(py, task),
+                Waiter::Thread => true,
+            };
+            by_waiter && held.thread == here && wanted.is_excluded_by(&held.guard, self.range)
+        });
+        let first = in_the_way.next()?;
+        let scoped = first.scoped || in_the_way.any(|held| held.scoped);
+        Some(if scoped { Release::Here } else { Release::Anyone })
+    }
 
-/// Whether the path of the lock names the file that the guard holds.
-fn names_file_of(lock: &FileLock, guard: &OwnedFileLockGuard) -> bool {
-    let Some(path) = lock.path() else { return false };
-    let (Ok(named), Ok(held)) = (rustix::fs::stat(path), rustix::fs::fstat(guard.file())) else {
-        return false;
-    };
-    (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
+    fn is_idle(&self) -> bool {
+        self.holds().iter().all(|held| !held.guard.is_held())
+    }
 }
 
 /// The native part of Lock, which has the documentation.
@@ -334,16 +336,11 @@ impl BaseLock {
             }
             Err(busy) if patience == Patience::Now => Err(exception(py, busy, After::Attempt)),
             Err(_) => {
-                let own = task.as_ref().is_some_and(|task| {
-                    self.shared.holds().iter().any(|held| {
-                        held.scoped
-                            && held.is_of_task(py, task)
-                            && held.guard.is_held()
-                            && held.guard.mode().conflicts_with(mode)
-                    })
-                });
-                if own {
-                    return Err(deadlock(py, self.lock(), "task"));
+                if let Some(task) = &task {
+                    let waiter = Waiter::Task(task, owner::task_number(py)?);
+                    if owner::waits_for_itself(py, &self.shared.wanted(mode, waiter))? {
+                        return Err(deadlock(py, self.lock(), "task"));
+                    }
                 }
                 Wait::for_lock(self.lock(), mode, patience, self.pace.is_slow()).map(Some)
             }
@@ -376,6 +373,11 @@ impl BaseLock {
         &self.shared.lock
     }
 
+    /// What its holds are counted in.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Whether even a free one takes its time.
     pub(crate) fn is_slow(&self) -> bool {
         self.pace.is_slow()
@@ -401,7 +403,7 @@ impl BaseLock {
         } else {
             None
         };
-        let refuse_own = || self.refuse_own_thread(py, mode);
+        let refuse_own = || self.shared.refuse_own_thread(py, mode);
         let guard = wait::acquire(py, self.lock(), mode, patience, &self.pace, refuse_own)?;
         self.push(py, guard, task, scoped)
     }
@@ -421,22 +423,6 @@ impl BaseLock {
         Ok(true)
     }
 
-    /// Before a thread goes to sleep: would it wait for what only it can give back?
-    fn refuse_own_thread(&self, py: Python<'_>, mode: Mode) -> PyResult<()> {
-        let here = owner::this_thread();
-        let wanted = &self.shared;
-        let mut certain = owner::any_scoped(|lock| lock.excludes_here(wanted, mode));
-        if !certain {
-            let mine = self.shared.holds().iter().any(|held| {
-                held.thread == here
-                    && held.guard.is_held()
-                    && held.guard.mode().conflicts_with(mode)
-            });
-            certain = mine && owner::is_alone(py)?;
-        }
-        if certain { Err(deadlock(py, self.lock(), "thread")) } else { Ok(()) }
-    }
-
     fn push(
         &self,
         py: Python<'_>,
@@ -449,9 +435,7 @@ impl BaseLock {
         let task = task.map(Bound::unbind);
         let held = Held { guard, thread: owner::this_thread(), task, count: 1, scoped };
         self.shared.holds().push(held);
-        if scoped {
-            owner::enter(&self.shared);
-        }
+        owner::enter(Arc::downgrade(&self.shared) as Weak<dyn Holder>);
         let told = log::acquired(py, self.lock(), shared);
         if told.is_err() {
             // A signal's handler has raised while the record was made: nobody knows of this hold.
@@ -502,9 +486,7 @@ impl BaseLock {
         }
         let held = holds.remove(at);
         drop(holds);
-        if held.scoped {
-            owner::leave(&self.shared);
-        }
+        owner::leave(Arc::as_ptr(&self.shared).cast());
         Ok(Some(held))
     }
 
@@ -517,12 +499,9 @@ impl BaseLock {
     fn scope(&self) {
         let here = owner::this_thread();
         let mut holds = self.shared.holds();
-        let Some(held) = holds.iter_mut().rfind(|held| held.thread == here && !held.scoped) else {
-            return;
-        };
-        held.scoped = true;
-        drop(holds);
-        owner::enter(&self.shared);
+        if let Some(held) = holds.iter_mut().rfind(|held| held.thread == here && !held.scoped) {
+            held.scoped = true;
+        }
     }
 }
 

@@ -1,18 +1,21 @@
 //! What is composed of locks: slots of a semaphore, and sets.
 
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use lockmgr::name::Scope;
-use lockmgr::{LockSet, Mode, Semaphore};
+use lockmgr::{LockSet, Mode, OwnedLockSetGuard, Semaphore};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::error::{After, exception, path_to_python};
-use crate::hold::{Guard, Hold};
-use crate::lock::BaseLock;
-use crate::log;
+use crate::hold::{Guard, Hold, Kept, look_into};
+use crate::lock::{BaseLock, Shared};
 use crate::options::{self, Patience, patience};
+use crate::owner::{Holder, Release, Waiter, Wanted};
 use crate::wait::{Wait, sleep};
+use crate::{log, owner};
 
 /// A semaphore to acquire slots of.
 #[pyclass(frozen, module = "lockmgr._lockmgr")]
@@ -135,10 +138,59 @@ impl SlotsHandle {
     }
 }
 
+/// The locks of a set.
+pub(crate) type Members = Arc<[(Arc<Shared>, Mode)]>;
+
+/// A set that a thread has acquired.
+pub(crate) struct HeldSet {
+    members: Members,
+    guard: Kept,
+    thread: u64,
+    scoped: AtomicBool,
+}
+
+impl HeldSet {
+    /// Of this thread.
+    pub(crate) fn new(members: Members, guard: Kept) -> Arc<Self> {
+        let (thread, scoped) = (owner::this_thread(), AtomicBool::new(false));
+        let held = Arc::new(Self { members, guard, thread, scoped });
+        owner::enter(Arc::downgrade(&held) as Weak<dyn Holder>);
+        held
+    }
+
+    /// A `with` is going to release it.
+    pub(crate) fn scope(&self) {
+        self.scoped.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Holder for HeldSet {
+    fn excludes_here(&self, _: Python<'_>, wanted: &Wanted<'_>) -> Option<Release> {
+        let by_waiter =
+            matches!(wanted.waiter(), Waiter::Thread) && self.thread == owner::this_thread();
+        let excludes = by_waiter
+            && !self.is_idle()
+            && self.members.iter().any(|(member, mode)| member.excludes(wanted, *mode));
+        let scoped = self.scoped.load(Ordering::Relaxed);
+        excludes.then_some(if scoped { Release::Here } else { Release::Anyone })
+    }
+
+    fn is_idle(&self) -> bool {
+        !look_into(&self.guard).as_ref().is_some_and(Guard::is_held)
+    }
+}
+
+impl Drop for HeldSet {
+    fn drop(&mut self) {
+        owner::leave(ptr::from_ref(self).cast());
+    }
+}
+
 /// Several locks to acquire at once.
 #[pyclass(frozen, module = "lockmgr._lockmgr")]
 pub(crate) struct SetHandle {
     set: LockSet,
+    members: Members,
     /// One of them, at least, takes its time.
     slow: bool,
 }
@@ -148,13 +200,12 @@ impl SetHandle {
     #[new]
     #[pyo3(signature = (locks))]
     fn new(locks: Vec<Bound<'_, BaseLock>>) -> Self {
-        let members = locks.iter().map(|lock| {
-            let lock = lock.get();
-            let mode = if lock.is_shared() { Mode::Shared } else { Mode::Exclusive };
-            (lock.lock().clone(), mode)
-        });
+        let mode = |lock: &BaseLock| options::mode(lock.is_shared());
+        let set = locks.iter().map(|lock| (lock.get().lock().clone(), mode(lock.get()))).collect();
+        let shared = |lock: &BaseLock| (Arc::clone(lock.shared()), mode(lock));
+        let members = locks.iter().map(|lock| shared(lock.get())).collect();
         let slow = locks.iter().any(|lock| lock.get().is_slow());
-        Self { set: members.collect(), slow }
+        Self { set, members, slow }
     }
 
     /// Acquires all the locks or none, asleep if need be.
@@ -165,6 +216,9 @@ impl SetHandle {
             Ok(hold) => Ok(hold),
             Err(busy) if patience == Patience::Now => Err(exception(py, busy, After::Attempt)),
             Err(busy) => {
+                for (member, mode) in self.members.iter() {
+                    member.refuse_own_thread(py, *mode)?;
+                }
                 let deadline = patience.deadline();
                 let guard = log::while_waiting(py, busy.path(), lockmgr::Mechanism::Flock, || {
                     sleep(py, || {
@@ -176,7 +230,7 @@ impl SetHandle {
                         .wait_owned()
                     })
                 })?;
-                Ok(Hold::new(Guard::Set(guard), self.slow))
+                Ok(self.hold(guard))
             }
         }
     }
@@ -200,10 +254,14 @@ impl SetHandle {
 }
 
 impl SetHandle {
+    fn hold(&self, guard: OwnedLockSetGuard) -> Hold {
+        Hold::of_set(guard, self.slow, Arc::clone(&self.members))
+    }
+
     fn attempt(&self, py: Python<'_>) -> PyResult<Result<Hold, lockmgr::Error>> {
         let attempt = || self.set.acquire().try_now_owned();
         match if self.slow { py.detach(attempt) } else { attempt() } {
-            Ok(guard) => Ok(Ok(Hold::new(Guard::Set(guard), self.slow))),
+            Ok(guard) => Ok(Ok(self.hold(guard))),
             Err(error) if error.is_contended() => Ok(Err(error)),
             Err(error) => Err(exception(py, error, After::Attempt)),
         }

@@ -16,7 +16,17 @@ from pathlib import Path
 
 import lockmgr
 import pytest
-from lockmgr import DeadlockError, Lock, LockError, Semaphore, Timeout, UnsupportedError
+from lockmgr import (
+    AsyncFileLock,
+    DeadlockError,
+    FileLock,
+    Lock,
+    LockError,
+    LockSet,
+    Semaphore,
+    Timeout,
+    UnsupportedError,
+)
 from support import Process, holder, until, until_blocked
 
 
@@ -295,6 +305,81 @@ def test_waiting_for_oneself_in_the_only_thread_is_an_error_without_with(path: P
     """
     with Process(program, path) as process:
         process.expect("refused")
+
+
+def test_waiting_for_oneself_is_an_error_whatever_class_is_held_and_wanted(path: Path) -> None:
+    """With another thread there, so that only what a `with` will release is certain."""
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        one = LockSet(Lock(path))
+        for held in (lambda: Lock(path), lambda: FileLock(path), lambda: one, one.acquire):
+            wanted = (Lock(path).acquire, FileLock(path).acquire, LockSet(Lock(path, shared=True)).acquire)
+            with held():
+                for acquire in wanted:
+                    with pytest.raises(DeadlockError, match="holds the lock already"):
+                        acquire()
+            for acquire in wanted:
+                with acquire():
+                    pass
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_waiting_for_oneself_in_the_only_thread_is_an_error_whatever_is_held(path: Path) -> None:
+    program = """
+        path = sys.argv[1]
+        made = lambda: (lockmgr.Lock(path), lockmgr.FileLock(path), lockmgr.LockSet(lockmgr.Lock(path)))
+        for held in made():
+            held.acquire()
+            for wanted in made():
+                try:
+                    wanted.acquire()
+                except lockmgr.DeadlockError:
+                    say("refused")
+            held.release()
+            for free in made():
+                free.acquire()
+                free.release()
+        say("free")
+    """
+    with Process(program, path) as process:
+        for _ in range(9):
+            process.expect("refused")
+        process.expect("free")
+
+
+def test_what_another_thread_of_this_process_holds_is_waited_for(path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for held in (Lock(path), FileLock(path, thread_local=False), LockSet(Lock(path))):
+            for wanted in (Lock(path), FileLock(path, thread_local=False), LockSet(Lock(path))):
+                with held:
+                    acquiring = pool.submit(wanted.acquire)
+                    until_blocked(path)
+                acquiring.result()
+                wanted.release()
+
+
+def test_a_task_that_waits_for_what_it_holds_by_another_object_is_told(path: Path) -> None:
+    async def main() -> None:
+        for held in (Lock(path), AsyncFileLock(path)):
+            async with held:
+                for wanted in (Lock(path).acquire_async, AsyncFileLock(path).acquire):
+                    with pytest.raises(DeadlockError, match="task holds the lock already"):
+                        await wanted()
+                # Another task may wait for it.
+                waiting = asyncio.create_task(once())
+                await asyncio.sleep(0)
+                until_blocked(path)
+            await waiting
+
+    async def once() -> None:
+        async with Lock(path):
+            pass
+
+    asyncio.run(main())
 
 
 def test_a_hold_that_others_may_release_is_waited_for(path: Path) -> None:

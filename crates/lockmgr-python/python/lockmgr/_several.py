@@ -76,7 +76,9 @@ class _Several:
         return any(hold.held for holds in list(self._holds.values()) for hold in list(holds))
 
     def __enter__(self) -> Self:
-        self._keep(self._acquire(self.timeout, 1))
+        hold = self._acquire(self.timeout, 1)
+        hold._scope()
+        self._keep(hold)
         return self
 
     def __exit__(

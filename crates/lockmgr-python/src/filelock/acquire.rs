@@ -6,18 +6,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use lockmgr::inspect::printable;
-use lockmgr::{Error, Mode, OwnedFileLockGuard};
+use lockmgr::{Error, Mode, OwnedFileLockGuard, Range};
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::arguments::{interval, patience_of, seconds_to_wait, yes_or_no};
-use super::contexts::{holds_elsewhere, thread_key};
 use super::{FileLockBase, Setup};
 use crate::error::{After, exception};
-use crate::log;
 use crate::options::Patience;
+use crate::owner::{Waiter, Wanted};
 use crate::wait::{self, Wait};
+use crate::{log, owner};
 
 /// How often `cancel_check` is asked at the most.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -29,6 +29,34 @@ pub(super) struct Request<'py> {
     pub(super) blocking: bool,
     pub(super) cancel_check: Option<Bound<'py, PyAny>>,
     pub(super) poll_interval: f64,
+}
+
+impl Setup {
+    /// A wait without end for oneself is an error.
+    pub(super) fn refuse_own(
+        &self,
+        py: Python<'_>,
+        waiter: Waiter<'_>,
+        patience: Patience,
+    ) -> PyResult<()> {
+        if patience != Patience::Forever {
+            return Ok(());
+        }
+        let wanted = Wanted::new(&self.lock, Range::WHOLE, Mode::Exclusive, waiter);
+        if owner::waits_for_itself(py, &wanted)? {
+            static DEADLOCK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            let text = format!(
+                "{}: this thread or task holds the lock already, through another object, and would wait \
+                 for itself; release it first, or share one object (is_singleton=True)",
+                self.shown(),
+            );
+            let class = DEADLOCK.import(py, "lockmgr._errors", "DeadlockError")?;
+            let error = class.call1((text,))?;
+            error.setattr("lock_file", &self.lock_file)?;
+            return Err(PyErr::from_value(error));
+        }
+        Ok(())
+    }
 }
 
 impl FileLockBase {
@@ -51,13 +79,13 @@ impl FileLockBase {
         let (py, this) = (slf.py(), slf.get());
         let setup = this.setup()?;
         Self::refuse_inherited(slf, setup)?;
-        let owner = thread_key();
+        let owner = owner::this_thread();
         if this.state.enter_again(setup.here(), owner) {
             return Ok(());
         }
         let guard = match wait::attempt(py, &setup.lock, Mode::Exclusive, false, &setup.pace)? {
             Ok(guard) => guard,
-            Err(busy) => this.sleep(py, setup, owner, request, busy)?,
+            Err(busy) => Self::sleep(py, setup, request, busy)?,
         };
         this.keep(py, setup, owner, guard)
     }
@@ -82,10 +110,8 @@ impl FileLockBase {
 
     /// Waits for the lock, which turned out to be busy.
     fn sleep(
-        &self,
         py: Python<'_>,
         setup: &Setup,
-        owner: u64,
         request: &Request<'_>,
         busy: Error,
     ) -> PyResult<OwnedFileLockGuard> {
@@ -99,7 +125,7 @@ impl FileLockBase {
             }
             return Err(setup.exception(py, busy, After::Attempt));
         }
-        self.refuse_own(py, setup, owner, patience)?;
+        setup.refuse_own(py, Waiter::Thread, patience)?;
         log::while_waiting(py, setup.lock.path(), setup.lock.mechanism(), || {
             if let Some(check) = &request.cancel_check {
                 return sleep_asking(py, setup, request, check, busy);
@@ -115,29 +141,6 @@ impl FileLockBase {
             })?;
             outcome.map_err(|error| setup.exception(py, error, After::Wait))
         })
-    }
-
-    /// A wait without end for oneself is an error.
-    pub(super) fn refuse_own(
-        &self,
-        py: Python<'_>,
-        setup: &Setup,
-        owner: u64,
-        patience: Patience,
-    ) -> PyResult<()> {
-        if patience == Patience::Forever && holds_elsewhere(&self.state, owner, &setup.lock) {
-            static DEADLOCK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-            let text = format!(
-                "{}: this thread or task holds the lock already, through another object, and would wait \
-                 for itself; release it first, or share one object (is_singleton=True)",
-                setup.shown(),
-            );
-            let class = DEADLOCK.import(py, "lockmgr._errors", "DeadlockError")?;
-            let error = class.call1((text,))?;
-            error.setattr("lock_file", &setup.lock_file)?;
-            return Err(PyErr::from_value(error));
-        }
-        Ok(())
     }
 
     /// Tells the program of a fresh hold.

@@ -6,19 +6,15 @@
 //! The mutex around the contexts is never held while Python code may run or the GIL is released, so that
 //! a forked child finds it free.
 
-use std::cell::{Cell, RefCell};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-use lockmgr::{FileLock, OwnedFileLockGuard};
+use lockmgr::{OwnedFileLockGuard, Range};
+use pyo3::prelude::*;
+
+use crate::owner::{self, Holder, Release, Wanted};
 
 /// The context that all owners have in common.
 pub(super) const SHARED: u64 = 0;
-
-/// Entries of a thread's list of what it holds, from which on it is worth looking which are out of date.
-const MANY: usize = 64;
 
 /// What may be changed later, by each thread for itself unless the instance is shared.
 #[derive(Clone, Copy, PartialEq)]
@@ -84,7 +80,7 @@ impl State {
             }),
         }
         drop(contexts);
-        note(self);
+        owner::enter(Arc::downgrade(self) as Weak<dyn Holder>);
     }
 
     /// Counts one less, or all. Returns the guard when nothing is left.
@@ -108,21 +104,8 @@ impl State {
             contexts.swap_remove(index);
         }
         drop(contexts);
-        forget(self);
+        owner::leave(Arc::as_ptr(self).cast());
         held.map(|held| held.guard)
-    }
-
-    /// Whether the owner holds, through this instance, the file with this device and inode.
-    fn holds(&self, owner: u64, (device, inode): (u64, u64)) -> bool {
-        self.contexts().iter().filter_map(|context| context.held.as_ref()).any(|held| {
-            held.owner == owner
-                && held.guard.is_held()
-                && held
-                    .guard
-                    .file()
-                    .metadata()
-                    .is_ok_and(|status| (status.dev(), status.ino()) == (device, inode))
-        })
     }
 
     /// The settings of a context.
@@ -166,6 +149,18 @@ impl State {
     pub(super) fn count(&self) -> usize {
         self.contexts().len()
     }
+}
+
+impl Holder for State {
+    /// Whoever acquires it is expected to release it, as the package filelock does.
+    fn excludes_here(&self, _: Python<'_>, wanted: &Wanted<'_>) -> Option<Release> {
+        let contexts = self.contexts();
+        let mut holds = contexts.iter().filter_map(|context| context.held.as_ref());
+        let in_the_way = |held: &Held| {
+            held.owner == wanted.owner() && wanted.is_excluded_by(&held.guard, Range::WHOLE)
+        };
+        holds.any(in_the_way).then_some(Release::Here)
+    }
 
     fn is_idle(&self) -> bool {
         self.contexts().iter().all(|context| context.held.is_none())
@@ -178,10 +173,6 @@ fn held_in(contexts: &mut [Context], place: u64) -> Option<&mut Held> {
 
 thread_local! {
     static ALIVE: Arc<()> = Arc::new(());
-    static KEY: Cell<u64> = const { Cell::new(SHARED) };
-    /// The instances that were acquired by this thread, or by tasks in it. Those that were released
-    /// elsewhere are still there.
-    static HELD: RefCell<Vec<Weak<State>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// In the place of a thread, for what all of them share.
@@ -189,56 +180,4 @@ static FOR_EVER: LazyLock<Arc<()>> = LazyLock::new(Arc::default);
 
 fn this_thread() -> Weak<()> {
     ALIVE.try_with(Arc::downgrade).unwrap_or_default()
-}
-
-/// A number for an owner, never used twice.
-pub(super) fn new_key() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(SHARED + 1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// The owner that the calling thread is.
-pub(super) fn thread_key() -> u64 {
-    let known = KEY.with(Cell::get);
-    if known != SHARED {
-        return known;
-    }
-    let key = new_key();
-    KEY.with(|place| place.set(key));
-    key
-}
-
-fn note(state: &Arc<State>) {
-    // A thread that is being torn down has no list any more, and does not wait for itself.
-    let _ = HELD.try_with(|list| {
-        let mut list = list.borrow_mut();
-        if list.len() >= MANY {
-            list.retain(|held| held.upgrade().is_some_and(|held| !held.is_idle()));
-        }
-        list.push(Arc::downgrade(state));
-    });
-}
-
-fn forget(state: &Arc<State>) {
-    let _ = HELD.try_with(|list| {
-        let mut list = list.borrow_mut();
-        if let Some(index) = list.iter().rposition(|held| held.as_ptr() == Arc::as_ptr(state)) {
-            list.swap_remove(index);
-        }
-    });
-}
-
-/// Whether the owner holds what the path names, through another instance.
-pub(super) fn holds_elsewhere(own: &Arc<State>, owner: u64, lock: &FileLock) -> bool {
-    let Some(status) = lock.path().and_then(|path| fs::symlink_metadata(path).ok()) else {
-        return false;
-    };
-    let file = (status.dev(), status.ino());
-    HELD.try_with(|list| {
-        list.borrow()
-            .iter()
-            .filter_map(Weak::upgrade)
-            .any(|state| !Arc::ptr_eq(&state, own) && state.holds(owner, file))
-    })
-    .unwrap_or(false)
 }

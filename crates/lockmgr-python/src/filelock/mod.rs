@@ -29,12 +29,13 @@ use pyo3::types::{PyFloat, PyString};
 
 use self::acquire::Request;
 use self::arguments::{interval, patience_of, seconds_to_wait, yes_or_no};
-use self::contexts::{Habits, Held, SHARED, State, new_key, thread_key};
+use self::contexts::{Habits, Held, SHARED, State};
 use crate::error::{After, exception};
 use crate::hold::Hold;
-use crate::look;
 use crate::options::{Patience, place};
+use crate::owner::Waiter;
 use crate::wait::{self, Pace, Wait};
+use crate::{look, owner};
 
 /// The native part of FileLock and AsyncFileLock.
 #[pyclass(frozen, subclass, weakref, module = "lockmgr._lockmgr")]
@@ -60,7 +61,7 @@ struct Setup {
 impl Setup {
     /// Where the calling thread's settings and hold are.
     fn here(&self) -> u64 {
-        if self.per_thread { thread_key() } else { SHARED }
+        if self.per_thread { owner::this_thread() } else { SHARED }
     }
 }
 
@@ -308,13 +309,13 @@ impl FileLockBase {
     /// A number for an owner that is no thread.
     #[staticmethod]
     fn _new_owner() -> u64 {
-        new_key()
+        owner::new_key()
     }
 
     /// The number of the calling thread.
     #[staticmethod]
     fn _this_thread() -> u64 {
-        thread_key()
+        owner::this_thread()
     }
 
     /// How many threads have a hold or settings of their own.
@@ -344,7 +345,9 @@ impl FileLockBase {
                 Err(setup.exception(py, busy, After::Attempt))
             }
             Err(_) => {
-                this.refuse_own(py, setup, owner, request.patience)?;
+                if let Some(task) = owner::current_task(py)? {
+                    setup.refuse_own(py, Waiter::Task(&task, owner), request.patience)?;
+                }
                 let slow = setup.pace.is_slow();
                 Wait::for_lock(&setup.lock, Mode::Exclusive, request.patience, slow).map(Some)
             }
