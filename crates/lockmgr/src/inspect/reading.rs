@@ -360,9 +360,13 @@ mod tests {
                     }
                 });
             }
+            let readings = std::iter::repeat_with(|| Reading::everything(Limit(None)).unwrap())
+                // Of others nothing is promised, and they say so: when more has changed between two
+                // pieces than they overlap by.
+                .filter(|reading| !reading.pieced_together)
+                .take(readings);
             let mut told = BTreeSet::new();
-            for _ in 0..readings {
-                let lines = Reading::everything(Limit(None)).unwrap().lines;
+            for Reading { lines, .. } in readings {
                 for number in &numbers {
                     let is_it = |line: &&Line| line.lock.inode.number == *number;
                     told.insert(lines.iter().filter(is_it).count());
