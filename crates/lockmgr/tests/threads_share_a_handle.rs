@@ -307,7 +307,7 @@ fn readers_do_not_starve_a_writer() {
             let _over = Over(&over);
             eventually("the readers are at it", || entered.load(Ordering::SeqCst) > 50);
             for _ in 0..5 {
-                drop(lock.lock_timeout(Duration::from_secs(10)).unwrap());
+                drop(lock.lock_timeout(BOUND).unwrap());
             }
         });
     }
@@ -330,7 +330,7 @@ fn writers_do_not_starve_a_reader() {
             }
             let _over = Over(&over);
             for _ in 0..50 {
-                drop(lock.lock_shared_timeout(Duration::from_secs(10)).unwrap());
+                drop(lock.lock_shared_timeout(BOUND).unwrap());
             }
         });
     }

@@ -47,7 +47,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Generous: reached only when something is broken.
-pub(crate) const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(90);
 
 pub(crate) const ROLE: &str = "LOCKMGR_TEST_ROLE";
 /// Marks the lines that are ours among what the test harness prints.
