@@ -266,7 +266,11 @@ impl Hold {
         }
         // A `posix` lock may be shared with other handles of this process, which the kernel would
         // make exclusive as well.
+        // Through the gate, in which somebody else may count on being alone: see `try_upgrade`.
+        let mut passage = if remove { Passage::approach(&self.description) } else { None };
+        let passed = passage.as_mut().is_none_or(|passage| matches!(passage.try_enter(), Ok(true)));
         let alone = remove
+            && passed
             && self.handle.settings.mechanism != Mechanism::Posix
             && matches!(self.description.try_lock(Mode::Exclusive), Ok(true));
         let removed = if alone { self.remove() } else { None };

@@ -91,7 +91,9 @@ fn a_waiting_writer_does_not_slip_in() {
 
 /// Reads a number, and adds one to it if the lock can be upgraded at once; says how often it could.
 fn upgrade_again_and_again(args: &[String]) {
-    let (lock, rounds): (_, u64) = (open(Path::new(&args[0])), args[2].parse().unwrap());
+    let rounds: u64 = args[2].parse().unwrap();
+    let options = FileLock::options().fair(true).remove_on_release(args[3] == "remove");
+    let lock = options.open(Path::new(&args[0])).unwrap();
     let file = OpenOptions::new().read(true).write(true).open(&args[1]).unwrap();
     let read = || {
         let mut bytes = [0; 8];
@@ -133,14 +135,22 @@ fn upgrade_again_and_again(args: &[String]) {
 
 #[test]
 fn nothing_is_lost_whatever_the_others_do() {
+    hustle("keep", 1500);
+}
+
+#[test]
+fn nothing_is_lost_where_the_last_one_removes_the_file() {
+    hustle("remove", 1500);
+}
+
+fn hustle(file: &str, rounds: u64) {
     const PROCESSES: u64 = 5;
-    const ROUNDS: u64 = 1500;
     let scene = Scene::new();
     let number = scene.path.with_extension("number");
     fs::write(&number, 0_u64.to_ne_bytes()).unwrap();
-    let (path, file) = (scene.path.to_str().unwrap(), number.to_str().unwrap());
+    let (path, number_path) = (scene.path.to_str().unwrap(), number.to_str().unwrap());
     let workers: Vec<Worker> = (0..PROCESSES)
-        .map(|_| Worker::spawn("upgrade", &[path, file, &ROUNDS.to_string()]))
+        .map(|_| Worker::spawn("upgrade", &[path, number_path, &rounds.to_string(), file]))
         .collect();
     let mut done = 0;
     for worker in workers {
@@ -150,6 +160,6 @@ fn nothing_is_lost_whatever_the_others_do() {
     let bytes = fs::read(&number).unwrap();
     assert_eq!(u64::from_ne_bytes(bytes.try_into().unwrap()), done);
     // A quarter of them began as exclusive ones.
-    assert!(done >= PROCESSES * ROUNDS / 4, "{done}");
+    assert!(done >= PROCESSES * rounds / 4, "{done}");
     assert_eq!(kernel_locks(&scene.path), (0, 0));
 }
