@@ -17,12 +17,12 @@ use crate::events;
 use crate::file_lock::FileLock;
 use crate::future::AcquireFuture;
 use crate::guard::{FileLockGuard, OwnedFileLockGuard};
-use crate::handle::{Claimed, Handle, stopped};
+use crate::handle::{Claimed, Handle, Terms, stopped};
 use crate::held;
 use crate::hold::Hold;
 use crate::mode::Mode;
 use crate::options::Fairness;
-use crate::queue::Asker;
+use crate::queue::{Asker, Told};
 use crate::turn::{Attempt, Turn};
 use crate::wait::Limits;
 
@@ -61,6 +61,12 @@ pub(crate) struct Request {
     pub(crate) in_turn: bool,
 }
 
+/// What a thread gets from the handle.
+enum Taken {
+    Turn(Turn),
+    Hold(Hold),
+}
+
 impl Request {
     pub(crate) fn new(mode: Mode, when: When) -> Self {
         Self { mode, when, tokens: Vec::new(), kept: Vec::new(), in_turn: false }
@@ -77,7 +83,8 @@ impl Request {
 
     pub(crate) fn asker(&self) -> Asker {
         let endless = self.when == When::Forever && self.tokens.is_empty();
-        Asker { mode: self.mode, endless }
+        let trying = self.when == When::Now;
+        Asker { endless, trying, ..Asker::new(self.mode) }
     }
 
     pub(crate) fn limits(&self) -> Limits<'_> {
@@ -103,8 +110,12 @@ impl Request {
             }
         }
         let mut since = None;
-        let mut turn = self.take_turn(lock, &mut since)?;
-        if self.goes_past_gate(handle) {
+        let past_gate = self.goes_past_gate(handle);
+        let mut turn = match self.take_turn(lock, bound, past_gate, &mut since)? {
+            Taken::Turn(turn) => turn,
+            Taken::Hold(hold) => return Ok(hold),
+        };
+        if past_gate {
             turn.skip_gate();
         }
         if !matches!(turn.attempt(operation)?, Attempt::Granted) {
@@ -133,40 +144,81 @@ impl Request {
                 || handle.held_by_this_thread() == Some(Mode::Shared))
     }
 
-    /// Gets the right to ask the kernel, asleep if need be; notes when the waiting began.
-    fn take_turn(&self, lock: &FileLock, since: &mut Option<Instant>) -> Result<Turn> {
+    /// Gets the right to ask the kernel, asleep if need be, or a share in what is held already; notes
+    /// when the waiting began.
+    fn take_turn(
+        &self,
+        lock: &FileLock,
+        bound: bool,
+        past_gate: bool,
+        since: &mut Option<Instant>,
+    ) -> Result<Taken> {
+        let (handle, operation) = (lock.handle(), self.operation());
+        let past_gate = past_gate || handle.settings.fairness == Fairness::Off;
+        let mut terms = Terms { asker: self.asker(), again: false, past_gate };
+        loop {
+            let claimed = match handle.claim(terms) {
+                Some(claimed) => claimed,
+                None => self.queue_up(lock, &mut terms)?,
+            };
+            match claimed {
+                Claimed::Turn(turn) => return Ok(Taken::Turn(turn)),
+                Claimed::Joined(joined) => {
+                    if let Some(hold) = joined.settle(operation, bound, Duration::ZERO)? {
+                        return Ok(Taken::Hold(hold));
+                    }
+                    // What is shared is another file than the path names by now.
+                }
+                Claimed::Queued(queued) if terms.asker.trying => {
+                    return match queued.node().wait_for_try() {
+                        Told::Granted => Ok(Taken::Turn(queued.turn())),
+                        Told::Refused => Err(self.refused(lock)),
+                    };
+                }
+                Claimed::Queued(queued) => {
+                    *since = Some(Instant::now());
+                    events::waiting(handle, self.mode);
+                    queued.node().wait(self.limits()).map_err(|stop| {
+                        stopped(handle, operation, self.mode, stop, || handle.contention())
+                    })?;
+                    return Ok(Taken::Turn(queued.turn()));
+                }
+                Claimed::Busy => return Err(self.refused(lock)),
+                Claimed::Never => return Err(self.own_thread(lock)),
+            }
+        }
+    }
+
+    /// Asks for the turn once more, now that it matters whether this thread itself is in the way.
+    fn queue_up(&self, lock: &FileLock, terms: &mut Terms) -> Result<Claimed> {
         let handle = lock.handle();
-        let asker = self.asker();
-        if let Some(turn) = handle.claim(asker, false) {
-            return Ok(turn);
-        }
-        // Whether it is this thread itself that is in the way matters only now.
         let mine = held::mode_through(handle.id);
-        let again = mine == Some(Mode::Shared) && self.mode == Mode::Shared;
-        if self.when == When::Now {
-            return handle.claim(asker, again).ok_or_else(|| self.busy(lock));
-        }
-        if mine.is_some_and(|mine| mine.conflicts_with(self.mode)) {
+        terms.again = mine == Some(Mode::Shared) && self.mode == Mode::Shared;
+        let waits = self.when != When::Now;
+        if waits && mine.is_some_and(|mine| mine.conflicts_with(self.mode)) {
             return Err(self.own_thread(lock));
         }
-        let elsewhere = if again { None } else { handle.held_by_this_thread() };
-        let node = match handle.claim_or_join(asker, again, elsewhere) {
-            Claimed::Turn(turn) => return Ok(turn),
-            Claimed::Queued(node) => node,
-            Claimed::Never => return Err(self.own_thread(lock)),
-        };
-        *since = Some(Instant::now());
-        events::waiting(handle, self.mode);
-        node.wait(self.limits()).map_err(|stop| {
-            handle.leave(&node, self.mode);
-            stopped(handle, self.operation(), self.mode, stop, || handle.contention())
-        })?;
-        Ok(handle.turn_of(self.mode))
+        // The one attempt of a deadline that has passed is a try.
+        terms.asker.trying |= self.limits().check().is_err();
+        let asks = waits && !terms.again;
+        let elsewhere = if asks { handle.held_by_this_thread() } else { None };
+        Ok(handle.claim_or_join(*terms, elsewhere))
     }
 
     fn own_thread(&self, lock: &FileLock) -> Error {
         let path = lock.handle().path();
         Error::Deadlock { path, operation: self.operation(), own_thread: true, cycle: None }
+    }
+
+    /// What a try that was refused is told.
+    pub(crate) fn refused(&self, lock: &FileLock) -> Error {
+        match self.limits().check() {
+            Err(stop) if self.when != When::Now => {
+                let handle = lock.handle();
+                stopped(handle, self.operation(), self.mode, stop, || handle.contention())
+            }
+            _ => self.busy(lock),
+        }
     }
 
     pub(crate) fn busy(&self, lock: &FileLock) -> Error {

@@ -68,6 +68,9 @@ pub(crate) struct Description {
     /// Shared holds of this process on this description. Changed only by the holder of the turn
     /// while it is zero, and under the mutex of the handle's state otherwise.
     pub(crate) sharers: AtomicUsize,
+    /// Somebody else has the lock on it now, and what is done here would be done to that lock. Changed
+    /// under the mutex of the handle's state.
+    pub(crate) handed_over: AtomicBool,
     naming: Naming,
     /// Where acquisitions pass one.
     pub(crate) gate: Option<Gate>,
@@ -205,6 +208,7 @@ impl Description {
             mechanism: settings.mechanism,
             range: settings.range,
             sharers: AtomicUsize::new(0),
+            handed_over: AtomicBool::new(false),
             naming: Naming::new(settings.follow_symlinks),
             gate: None,
             token: AtomicU64::new(0),

@@ -18,7 +18,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::acquire::{Request, When};
 use crate::cancel::{Entry, Interrupt};
@@ -26,11 +26,12 @@ use crate::error::{Error, Result};
 use crate::events;
 use crate::file_lock::FileLock;
 use crate::guard::OwnedFileLockGuard;
-use crate::handle::{Claimed, stopped};
+use crate::handle::{Claimed, Queued, Terms, stopped};
 use crate::hold::Hold;
 use crate::job::{self, Job};
 use crate::mode::Mechanism;
-use crate::queue::{Asker, Node};
+use crate::options::Fairness;
+use crate::queue::{Asker, Told};
 use crate::sys::fork;
 use crate::timekeeper::{self, Reminder};
 use crate::turn::{Attempt, Turn};
@@ -53,8 +54,13 @@ pub struct AcquireFuture {
 
 enum Stage {
     Start,
-    Queued { node: Arc<Node>, _tokens: Vec<Entry>, _reminder: Option<Reminder> },
-    Waiting(Arc<Job<Hold>>),
+    Queued {
+        queued: Queued,
+        _tokens: Vec<Entry>,
+        _reminder: Option<Reminder>,
+    },
+    /// The turn of that number is the thread's.
+    Waiting(Arc<Job<Hold>>, u64),
     Done,
 }
 
@@ -77,8 +83,6 @@ impl AcquireFuture {
 
     fn start(&mut self) -> Result<Option<Hold>> {
         let handle = self.lock.handle();
-        // A task can always be dropped.
-        let asker = Asker { endless: false, ..self.request.asker() };
         if handle.settings.mechanism == Mechanism::Posix {
             return Err(Error::unsupported(
                 handle.path(),
@@ -86,36 +90,40 @@ impl AcquireFuture {
                 "posix locks have no async waits; ofd and flock locks have",
             ));
         }
-        let claimed = match self.request.when {
-            When::Now => handle.claim(asker, false).ok_or_else(|| self.request.busy(&self.lock)),
-            When::Until(_) | When::Forever => match handle.claim_or_join(asker, false, None) {
-                Claimed::Turn(turn) => Ok(turn),
-                Claimed::Queued(node) => {
-                    self.queue(node)?;
-                    return Ok(None);
-                }
-                Claimed::Never => unreachable!("a task is not judged by its thread"),
-            },
-        };
-        self.ask(claimed?)
+        // A task can always be dropped.
+        let asker = self.request.asker();
+        let trying = asker.trying || self.request.limits().check().is_err();
+        let asker = Asker { endless: false, trying, task: true, ..asker };
+        let past_gate = handle.settings.fairness == Fairness::Off
+            || self.request.when == When::Now && !self.request.in_turn;
+        match handle.claim_or_join(Terms { asker, again: false, past_gate }, None) {
+            Claimed::Turn(turn) => self.ask(turn),
+            Claimed::Joined(joined) => {
+                let hold = joined.settle(self.request.operation(), false, Duration::ZERO)?;
+                // If what is shared is another file than the path names, `Start` comes once more.
+                Ok(hold)
+            }
+            Claimed::Queued(queued) => self.queue(queued).map(|()| None),
+            Claimed::Busy => Err(self.request.refused(&self.lock)),
+            Claimed::Never => unreachable!("a task is not judged by its thread"),
+        }
     }
 
-    fn queue(&mut self, node: Arc<Node>) -> Result<()> {
-        self.since = Some(Instant::now());
-        events::waiting(self.lock.handle(), self.request.mode);
-        let waiter = || Arc::clone(&node) as Arc<dyn Interrupt>;
+    fn queue(&mut self, queued: Queued) -> Result<()> {
+        if !queued.is_for_try() {
+            self.since = Some(Instant::now());
+            events::waiting(self.lock.handle(), self.request.mode);
+        }
+        let waiter = || Arc::clone(queued.node()) as Arc<dyn Interrupt>;
         let tokens = self.request.tokens.iter().map(|token| token.enter(waiter())).collect();
         let reminder = match self.request.when.deadline() {
             Some(deadline) => match timekeeper::remind(deadline, waiter()) {
                 Ok(reminder) => Some(reminder),
-                Err(source) => {
-                    self.lock.handle().leave(&node, self.request.mode);
-                    return Err(self.cannot_wait(&source));
-                }
+                Err(source) => return Err(self.cannot_wait(&source)),
             },
             None => None,
         };
-        self.stage = Stage::Queued { node, _tokens: tokens, _reminder: reminder };
+        self.stage = Stage::Queued { queued, _tokens: tokens, _reminder: reminder };
         Ok(())
     }
 
@@ -142,12 +150,13 @@ impl AcquireFuture {
         let since = self.since;
         let (deadline, tokens) = (self.request.when.deadline(), self.request.tokens.clone());
         let kept = self.request.kept.clone();
+        let number = turn.number();
         let job = Job::start(deadline, tokens, move |limits| {
             turn.sleep(operation, Limits { kept: &kept, ..limits })?;
             turn.settle(operation, false, since.map(|since| since.elapsed()).unwrap_or_default())
         })
         .map_err(|error| self.cannot_wait(&error))?;
-        self.stage = Stage::Waiting(job);
+        self.stage = Stage::Waiting(job, number);
         Ok(None)
     }
 
@@ -159,32 +168,29 @@ impl AcquireFuture {
     fn step(&mut self, waker: &Waker) -> Poll<Result<Option<Hold>>> {
         match &self.stage {
             Stage::Start => Poll::Ready(self.start()),
-            Stage::Queued { node, .. } => {
-                let node = Arc::clone(node);
-                let handle = self.lock.handle();
-                if node.poll(waker) {
-                    let turn = handle.turn_of(self.request.mode);
-                    // From here on the turn is the value's, not the queue's.
-                    self.stage = Stage::Done;
-                    return Poll::Ready(self.ask(turn));
-                }
-                match self.request.limits().check() {
-                    Ok(()) => Poll::Pending,
+            Stage::Queued { queued, .. } => {
+                let told = queued.node().poll(waker);
+                let outcome = match (told, self.request.limits().check()) {
+                    (Some(told), _) => Ok(told),
+                    (None, Err(stop)) if !queued.is_for_try() => Err(stop),
+                    (None, _) => return Poll::Pending,
+                };
+                // From here on the place in the queue is the value's.
+                let Stage::Queued { queued, .. } = mem::replace(&mut self.stage, Stage::Done)
+                else {
+                    unreachable!("it was looked at");
+                };
+                Poll::Ready(match outcome {
+                    Ok(Told::Granted) => self.ask(queued.turn()),
+                    Ok(Told::Refused) => Err(self.request.refused(&self.lock)),
                     Err(stop) => {
-                        self.stage = Stage::Done;
-                        handle.leave(&node, self.request.mode);
+                        let (handle, mode) = (self.lock.handle(), self.request.mode);
                         let operation = self.request.operation();
-                        Poll::Ready(Err(stopped(
-                            handle,
-                            operation,
-                            self.request.mode,
-                            stop,
-                            || handle.contention(),
-                        )))
+                        Err(stopped(handle, operation, mode, stop, || handle.contention()))
                     }
-                }
+                })
             }
-            Stage::Waiting(job) => job.poll(waker).map(|result| result.map(Some)),
+            Stage::Waiting(job, _) => job.poll(waker).map(|result| result.map(Some)),
             Stage::Done => panic!("a finished acquisition was polled again"),
         }
     }
@@ -212,13 +218,10 @@ impl Future for AcquireFuture {
 impl Drop for AcquireFuture {
     fn drop(&mut self) {
         self.leave_parent();
-        match &self.stage {
-            Stage::Start | Stage::Done => {}
-            Stage::Queued { node, .. } => {
-                let node = Arc::clone(node);
-                self.lock.handle().leave(&node, self.request.mode);
-            }
-            Stage::Waiting(job) => job.abandon(),
+        if let Stage::Waiting(job, turn) = &self.stage {
+            job.abandon();
+            // Who tries meanwhile does not find it taken by a wait that is over.
+            self.lock.handle().is_leaving(*turn);
         }
     }
 }

@@ -9,17 +9,19 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use crate::description::{self, Description, OpenFailure};
 use crate::error::{Error, OPEN, Result};
 use crate::held;
+use crate::hold::{Hold, leave_shared};
 use crate::inspect::Contention;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::{Fairness, Settings};
 use crate::place::Place;
-use crate::queue::{Asker, Node, Queue};
+use crate::queue::{Asker, Node, Queue, Told};
 use crate::sys::file::{Identity, KeptFile};
 use crate::sys::fork::{self, PerProcess};
 use crate::turn::Turn;
@@ -40,9 +42,23 @@ pub(crate) struct Handle {
 /// What came of asking for the turn.
 pub(crate) enum Claimed {
     Turn(Turn),
-    Queued(Arc<Node>),
+    /// It is not needed.
+    Joined(Joined),
+    Queued(Queued),
+    /// A try has nothing to wait for.
+    Busy,
     /// The queue would not move before the calling thread gives back what it holds.
     Never,
+}
+
+/// How the turn is asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) asker: Asker,
+    /// The calling thread holds the lock shared through this handle already.
+    pub(crate) again: bool,
+    /// The gate, if there is one, is not for this acquisition.
+    pub(crate) past_gate: bool,
 }
 
 /// What changes, under one mutex that is never held while anything sleeps.
@@ -118,30 +134,48 @@ impl Handle {
         self.state.get_mut().get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the turn if it is free.
-    pub(crate) fn claim(self: &Arc<Self>, asker: Asker, again: bool) -> Option<Turn> {
-        let mut state = self.state();
-        state.queue.claim(asker, again).then(|| self.turn(asker.mode, &state))
+    /// Takes the turn if it is free, or does without.
+    pub(crate) fn claim(self: &Arc<Self>, terms: Terms) -> Option<Claimed> {
+        self.claim_under(&mut self.state(), terms)
     }
 
-    /// Queues for the turn, unless it has become free. `elsewhere` is what the calling thread holds
-    /// on the file through other handles.
+    fn claim_under(self: &Arc<Self>, state: &mut State, terms: Terms) -> Option<Claimed> {
+        let Terms { asker, again, past_gate } = terms;
+        if asker.mode == Mode::Shared
+            && (again || past_gate)
+            && let Some(description) = state.share(again)
+        {
+            return Some(Claimed::Joined(Joined::new(self, description)));
+        }
+        state.queue.claim(asker, again).then(|| Claimed::Turn(self.turn(asker.mode, state)))
+    }
+
+    /// Queues for the turn, unless it has become free; a try only if it will be known soon what is to be
+    /// had. `elsewhere` is what the calling thread holds on the file through other handles.
     pub(crate) fn claim_or_join(
         self: &Arc<Self>,
-        asker: Asker,
-        again: bool,
+        terms: Terms,
         elsewhere: Option<Mode>,
     ) -> Claimed {
         let mut state = self.state();
-        if state.queue.claim(asker, again) {
-            return Claimed::Turn(self.turn(asker.mode, &state));
+        if let Some(claimed) = self.claim_under(&mut state, terms) {
+            return claimed;
+        }
+        let Terms { asker, again, .. } = terms;
+        let queued = |node| Queued { handle: Arc::clone(self), node: Some(node), mode: asker.mode };
+        if asker.trying {
+            return state
+                .queue
+                .join_for_try(asker)
+                .map(queued)
+                .map_or(Claimed::Busy, Claimed::Queued);
         }
         if elsewhere
             .is_some_and(|held| held.conflicts_with(asker.mode) || state.queue.waits_for(held))
         {
             return Claimed::Never;
         }
-        Claimed::Queued(state.queue.join(asker, again))
+        Claimed::Queued(queued(state.queue.join(asker, again)))
     }
 
     /// Which file it is: what the path names now, or what the program brought.
@@ -164,29 +198,43 @@ impl Handle {
     }
 
     /// The turn that a node was told of.
-    pub(crate) fn turn_of(self: &Arc<Self>, mode: Mode) -> Turn {
-        self.turn(mode, &self.state())
+    fn turn_of(self: &Arc<Self>, mode: Mode) -> Turn {
+        let mut state = self.state();
+        state.queue.wake_up();
+        self.turn(mode, &state)
     }
 
     /// Leaves the queue; if the turn has just been given, hands it on.
-    pub(crate) fn leave(self: &Arc<Self>, node: &Arc<Node>, mode: Mode) {
+    fn leave(self: &Arc<Self>, node: &Arc<Node>, mode: Mode) {
         let mut state = self.state();
         if state.queue.leave(node) {
             // Those behind it may have been waiting for it alone.
             let next = state.queue.pass_on();
             drop(state);
-            tell(next);
-        } else {
+            next.tell();
+        } else if node.told() == Some(Told::Granted) {
             drop(state);
             drop(self.turn_of(mode));
         }
+    }
+
+    /// Whoever has the turn is going to sleep with it: nobody who tries is to wait for that.
+    pub(crate) fn fall_asleep(&self) {
+        let next = self.state().queue.fall_asleep();
+        next.tell();
+    }
+
+    /// Whoever has the turn of that number will give it back soon.
+    pub(crate) fn is_leaving(&self, turn: u64) {
+        self.state().queue.is_leaving(turn);
     }
 
     fn turn(self: &Arc<Self>, mode: Mode, state: &State) -> Turn {
         let fair = self.settings.fairness != Fairness::Off;
         // On a fair handle the gate comes first; the turn joins later.
         let joined = !fair && mode == Mode::Shared && state.join();
-        Turn::new(Arc::clone(self), mode, state.description.clone(), joined, fair)
+        let number = state.queue.turn_number();
+        Turn::new(Arc::clone(self), number, mode, state.description.clone(), joined, fair)
     }
 
     /// Who is in the way, as far as the kernel will know.
@@ -220,6 +268,16 @@ impl Handle {
 }
 
 impl State {
+    /// Shares what is held shared through the handle, without a turn.
+    fn share(&mut self, again: bool) -> Option<Arc<Description>> {
+        let kept = self.description.as_ref()?;
+        let shared = kept.sharers.load(Ordering::Relaxed) > 0 && self.queue.share(again);
+        shared.then(|| {
+            kept.sharers.fetch_add(1, Ordering::Relaxed);
+            Arc::clone(kept)
+        })
+    }
+
     /// Joins the shared hold of this process on the kept description, if there is one: then the
     /// kernel need not be asked.
     pub(crate) fn join(&self) -> bool {
@@ -233,10 +291,91 @@ impl State {
     }
 }
 
-/// Tells a node that it has the turn. Not under the mutex: a waker may run code of the program.
-pub(crate) fn tell(next: Option<Arc<Node>>) {
-    if let Some(node) = next {
-        node.grant();
+/// A place in the queue, which is left when it is dropped; what has been granted by then is handed on.
+pub(crate) struct Queued {
+    handle: Arc<Handle>,
+    /// Until it is our turn.
+    node: Option<Arc<Node>>,
+    mode: Mode,
+}
+
+impl Queued {
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        self.node.as_ref().expect("it is taken out by who consumes this")
+    }
+
+    /// Whether it is that of a try, which does not wait for the lock.
+    pub(crate) fn is_for_try(&self) -> bool {
+        self.node().is_for_try()
+    }
+
+    /// The turn that the node was told of.
+    pub(crate) fn turn(mut self) -> Turn {
+        self.node = None;
+        self.handle.turn_of(self.mode)
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            self.handle.leave(&node, self.mode);
+        }
+    }
+}
+
+/// A share in what is held shared through the handle. Given back when it is dropped.
+pub(crate) struct Joined {
+    handle: Arc<Handle>,
+    description: Option<Arc<Description>>,
+    generation: u32,
+}
+
+impl Joined {
+    fn new(handle: &Arc<Handle>, description: Arc<Description>) -> Self {
+        let (handle, generation) = (Arc::clone(handle), fork::generation());
+        Self { handle, description: Some(description), generation }
+    }
+
+    /// Becomes a hold, unless the path has come to name another file.
+    pub(crate) fn settle(
+        mut self,
+        operation: &'static str,
+        bound: bool,
+        waited: Duration,
+    ) -> Result<Option<Hold>> {
+        let Some(description) = &self.description else { return Ok(None) };
+        let current = match &self.handle.place {
+            Some(place) => description.is_current(place, false),
+            None => Ok(true),
+        };
+        match current {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(errno) => return Err(Error::io(self.handle.path(), operation, errno)),
+        }
+        let (handle, description) = (Arc::clone(&self.handle), self.description.take());
+        let description = description.expect("it was there");
+        Hold::begin(handle, description, self.generation, Mode::Shared, operation, bound, waited)
+            .map(Some)
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let Some(description) = self.description.take() else { return };
+        if self.generation != fork::generation() {
+            return;
+        }
+        let mut state = self.handle.state();
+        let gone = self.handle.forget(&mut state, &description);
+        leave_shared(&description);
+        state.queue.release(Mode::Shared);
+        let next = state.queue.pass_on();
+        drop(state);
+        next.tell();
+        // Closed outside the mutex.
+        drop((gone, description));
     }
 }
 

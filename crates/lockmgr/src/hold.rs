@@ -12,7 +12,7 @@ use crate::description::{Description, NotRemoved};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::gate::Passage;
-use crate::handle::{Handle, State, tell};
+use crate::handle::{Handle, State};
 use crate::held;
 use crate::inspect::{self, Contention};
 use crate::mode::{Mechanism, Mode, Range};
@@ -56,6 +56,25 @@ impl Hold {
         let since = events::now();
         let (live, not_recorded) = (true, None);
         Self { handle, description, generation, mode, bound, waited, live, since, not_recorded }
+    }
+
+    /// What has just been acquired. It fails only for want of a token, and is released then.
+    pub(crate) fn begin(
+        handle: Arc<Handle>,
+        description: Arc<Description>,
+        generation: u32,
+        mode: Mode,
+        operation: &'static str,
+        bound: bool,
+        waited: Duration,
+    ) -> Result<Self> {
+        if bound {
+            held::add(&handle, &description, mode, generation);
+        }
+        events::acquired(&handle, mode, waited);
+        let mut hold = Self::new(handle, description, generation, mode, bound, waited);
+        hold.keep_record(operation)?;
+        Ok(hold)
     }
 
     /// One more guard for a hold that this thread has through a re-entrant handle.
@@ -218,7 +237,7 @@ impl Hold {
         state.queue.release(self.mode);
         let next = state.queue.pass_on();
         drop(state);
-        tell(next);
+        next.tell();
         drop(old);
         events::released(&self.handle, self.mode, self.since);
         match removed {
@@ -394,7 +413,7 @@ impl Hold {
         state.queue.add(mode);
         let next = state.queue.pass_on();
         drop(state);
-        tell(next);
+        next.tell();
         self.note_mode(mode);
     }
 
@@ -422,7 +441,7 @@ impl Hold {
         state.queue.release(self.mode);
         let next = state.queue.pass_on();
         drop(state);
-        tell(next);
+        next.tell();
         Error::Lost { path: self.handle.path(), operation }
     }
 
@@ -439,6 +458,8 @@ impl Hold {
             drop(state);
             return refuse("other guards of this handle share the hold; release them first");
         }
+        // Whoever has the turn meanwhile, on the same description, is to begin anew on another one.
+        self.description.handed_over.store(true, Ordering::Relaxed);
         let fd = self
             .description
             .file()
@@ -451,7 +472,7 @@ impl Hold {
         state.queue.release(self.mode);
         let next = state.queue.pass_on();
         drop(state);
-        tell(next);
+        next.tell();
         drop(old);
         Ok(fd)
     }

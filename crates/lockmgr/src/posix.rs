@@ -159,24 +159,43 @@ pub(crate) fn sleep_lock(
     let (claim, again) = (Claim { owner, mode, range }, holds_already(identity));
     let mut registry = registry_for_use();
     let inode = registry.entry(identity).or_default();
+    let mut attempt = Attempt { file, identity, claim, node: None, succeeded: false };
     if inode.reserve(claim, again) {
         drop(registry);
     } else {
-        let node = Arc::new(Node::new(Asker { mode, endless: false }));
+        let node = Arc::new(Node::new(Asker::new(mode)));
         let place = if again { 0 } else { inode.waiting.len() };
         inode.waiting.insert(place, (claim, Arc::clone(&node)));
         drop(registry);
-        if let Err(stop) = node.wait(limits) {
-            return give_up(file, identity, claim, &node).and(Err(stop));
-        }
+        attempt.node.insert(node).wait(limits)?;
+        attempt.node = None;
     }
     let call = |patience| lock::record(file, Owner::Process, mode, range, patience);
     let (sleep, ask) = (|| call(Patience::Sleep), || call(Patience::Try));
-    keeper::wait(file, identity, Mechanism::Posix, limits, sleep, ask).inspect_err(|_| {
-        // Nothing of it is held; this gives the reservation back. The reason to report is the wait's
-        // own.
-        let _ = unlock(file, identity, owner, range);
-    })
+    keeper::wait(file, identity, Mechanism::Posix, limits, sleep, ask)?;
+    attempt.succeeded = true;
+    Ok(())
+}
+
+/// A place in the queue of an inode, and then a reservation. Given back when nothing comes of it; what is
+/// to be reported is why.
+struct Attempt<'a> {
+    file: &'a KeptFile,
+    identity: Identity,
+    claim: Claim,
+    /// While it is in the queue.
+    node: Option<Arc<Node>>,
+    succeeded: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Self { file, identity, claim, .. } = *self;
+        if self.succeeded || self.node.take().is_some_and(|node| leave(identity, &node)) {
+            return;
+        }
+        let _ = unlock(file, identity, claim.owner, claim.range);
+    }
 }
 
 /// Whether the calling thread holds anything on the file.
@@ -184,20 +203,14 @@ fn holds_already(identity: Identity) -> bool {
     held::mode_of(identity, Mechanism::Posix, Range::WHOLE).is_some()
 }
 
-/// Leaves the queue, or gives back what was reserved in this very moment.
-fn give_up(
-    file: &KeptFile,
-    identity: Identity,
-    claim: Claim,
-    node: &Arc<Node>,
-) -> Result<(), Stop> {
+/// Leaves the queue; returns false when the range has been reserved in this very moment.
+fn leave(identity: Identity, node: &Arc<Node>) -> bool {
     let mut registry = registry_for_use();
     let inode = registry.entry(identity).or_default();
     let before = inode.waiting.len();
     inode.waiting.retain(|(_, other)| !Arc::ptr_eq(other, node));
     if inode.waiting.len() == before {
-        drop(registry);
-        return unlock(file, identity, claim.owner, claim.range).map_err(Stop::Os);
+        return false;
     }
     // Those behind it may have been waiting for it alone.
     let admitted = inode.admit();
@@ -205,7 +218,7 @@ fn give_up(
     for node in admitted {
         node.grant();
     }
-    Ok(())
+    true
 }
 
 /// Gives the range back: in the kernel as far as nobody else of this process needs it.

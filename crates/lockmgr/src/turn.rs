@@ -9,8 +9,8 @@
 //!    at the gate the path is looked at as well, before a sleep on a file that it may not name any
 //!    more.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -18,9 +18,8 @@ use rustix::io::Errno;
 
 use crate::description::{Description, OpenFailure, TRIES, sleep_out_lease};
 use crate::error::{Error, Result};
-use crate::events;
 use crate::gate::Passage;
-use crate::handle::{Handle, stopped, tell};
+use crate::handle::{Handle, State, stopped};
 use crate::held;
 use crate::hold::{Hold, leave_shared};
 use crate::inspect::Contention;
@@ -35,6 +34,7 @@ use crate::watch::Watch;
 pub(crate) struct Turn {
     /// Taken when the turn has settled.
     handle: Option<Arc<Handle>>,
+    number: u64,
     generation: u32,
     mode: Mode,
     description: Option<Arc<Description>>,
@@ -69,13 +69,20 @@ pub(crate) enum Attempt {
 impl Turn {
     pub(crate) fn new(
         handle: Arc<Handle>,
+        number: u64,
         mode: Mode,
         description: Option<Arc<Description>>,
         joined: bool,
         fair: bool,
     ) -> Self {
         let generation = fork::generation();
-        Self { handle: Some(handle), generation, mode, description, joined, fair, passage: None }
+        let handle = Some(handle);
+        Self { handle, number, generation, mode, description, joined, fair, passage: None }
+    }
+
+    /// What the queue knows it by.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Goes past the gate.
@@ -99,6 +106,10 @@ impl Turn {
             }
             if self.handle().settings.fairness != Fairness::Off && !self.enter()? {
                 return Ok(Attempt::Gated);
+            }
+            if !self.joined && self.is_handed_over() {
+                self.abandon();
+                continue;
             }
             if !self.joined {
                 match self.description.as_ref().expect(OPENED).try_lock(self.mode) {
@@ -147,6 +158,13 @@ impl Turn {
     }
 
     /// Sleeps until the gate is ours, and gives it up with the file if the path names another one.
+    /// Whether the description has become somebody else's.
+    fn is_handed_over(&self) -> bool {
+        let handed_over =
+            |description: &Arc<Description>| description.handed_over.load(Ordering::Relaxed);
+        self.description.as_ref().is_some_and(handed_over)
+    }
+
     fn sleep_at_gate(&mut self, operation: &'static str, limits: Limits<'_>) -> Result<()> {
         let Some(passage) = &mut self.passage else { return Ok(()) };
         match passage.sleep(limits) {
@@ -164,6 +182,9 @@ impl Turn {
 
     /// Asks for the lock and sleeps until it is granted. Begin with an attempt.
     pub(crate) fn sleep(&mut self, operation: &'static str, limits: Limits<'_>) -> Result<()> {
+        if limits.check().is_ok() {
+            self.handle().fall_asleep();
+        }
         let watch = match self.handle().settings.deadlock {
             OnDeadlock::Ignore => None,
             OnDeadlock::Fail => Some(Watch::of_this_thread(limits.kept)),
@@ -329,6 +350,11 @@ impl Turn {
             description.sharers.store(1, Ordering::Relaxed);
         }
         let mut state = handle.state();
+        if state.queue.turn_is_leaving() {
+            // Nobody wants it any more, and who tries meanwhile is to find it free.
+            Self::let_go(state, &description, mode);
+            return Err(Error::Cancelled { path: handle.path(), operation });
+        }
         state.queue.settle(mode);
         let old = match &state.description {
             Some(kept) if Arc::ptr_eq(kept, &description) => None,
@@ -336,16 +362,27 @@ impl Turn {
         };
         let next = state.queue.pass_on();
         drop(state);
-        tell(next);
+        // Before the program's wakers run: whatever comes of them, the lock has an owner.
+        let hold =
+            Hold::begin(handle, description, self.generation, mode, operation, bound, waited);
+        next.tell();
         // Closed outside the mutex.
         drop(old);
-        if bound {
-            held::add(&handle, &description, mode, self.generation);
+        hold
+    }
+
+    /// Releases what was granted, and gives the turn back.
+    fn let_go(mut state: MutexGuard<'_, State>, description: &Description, mode: Mode) {
+        if mode == Mode::Shared {
+            leave_shared(description);
+        } else {
+            // It can fail only where the descriptor is no longer ours; closing releases then.
+            let _ = description.unlock();
         }
-        events::acquired(&handle, mode, waited);
-        let mut hold = Hold::new(handle, description, self.generation, mode, bound, waited);
-        hold.keep_record(operation)?;
-        Ok(hold)
+        state.queue.give_back();
+        let next = state.queue.pass_on();
+        drop(state);
+        next.tell();
     }
 }
 
@@ -362,13 +399,13 @@ impl Drop for Turn {
             if let Some(description) = &self.description {
                 leave_shared(description);
             }
-        } else if state.description.is_none() {
+        } else if state.description.is_none() && !self.is_handed_over() {
             // It may be open already, though taken by somebody: worth keeping.
             state.description = self.description.take();
         }
         state.queue.give_back();
         let next = state.queue.pass_on();
         drop(state);
-        tell(next);
+        next.tell();
     }
 }

@@ -388,7 +388,7 @@ fn complete(
 
 /// What sleeps in a pause: nobody gives it the turn.
 fn pausing(mode: Mode) -> Arc<Node> {
-    Arc::new(Node::new(Asker { mode, endless: false }))
+    Arc::new(Node::new(Asker::new(mode)))
 }
 
 /// What is held so far.

@@ -70,13 +70,7 @@ impl Request {
     /// One attempt by way of the queue.
     fn run_in_turn(&self, handle: &Arc<Handle>) -> Result<SemaphoreGuard> {
         let mut party = self.party(handle)?;
-        let _turn = match handle.claim_or_join() {
-            Ok(turn) => turn,
-            Err(node) => {
-                handle.leave(&node);
-                return Err(self.refusal(&party));
-            }
-        };
+        let Some(_turn) = handle.claim_for_try() else { return Err(self.refusal(&party)) };
         match party.attempt(true)? {
             Attempt::Granted => Ok(party.settle(Duration::ZERO)),
             _ => Err(self.refusal(&party)),
@@ -99,19 +93,19 @@ impl Request {
             events::waiting_for_slots(handle.place.path(), self.count);
             Instant::now()
         };
-        let turn = match handle.claim_or_join() {
+        let turn = match handle.claim_or_join(false) {
             Ok(turn) => turn,
-            Err(node) => {
+            Err(queued) => {
                 since = Some(wait());
-                node.wait(self.limits()).map_err(|stop| {
-                    handle.leave(&node);
-                    party.stopped(stop)
-                })?;
-                handle.turn()
+                queued.node().wait(self.limits()).map_err(|stop| party.stopped(stop))?;
+                queued.turn()
             }
         };
+        // Dropped before the turn: whoever has that next is to find nothing of ours in the way.
+        let mut party = party;
         if !matches!(party.attempt(true)?, Attempt::Granted) {
             since.get_or_insert_with(wait);
+            turn.fall_asleep();
             party.sleep(self.limits())?;
         }
         drop(turn);

@@ -22,13 +22,13 @@ use crate::cancel::{Entry, Interrupt};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::job::{self, Job};
-use crate::queue::Node;
 use crate::semaphore::acquire::Request;
 use crate::semaphore::guard::SemaphoreGuard;
-use crate::semaphore::handle::{Handle, Turn};
+use crate::semaphore::handle::{Handle, Queued, Turn};
 use crate::semaphore::party::{Attempt, Party};
 use crate::sys::fork;
 use crate::timekeeper::{self, Reminder};
+use crate::wait::Stop;
 
 /// Slots being acquired; made by awaiting an [`AcquireSlots`](crate::AcquireSlots).
 ///
@@ -47,14 +47,15 @@ pub struct AcquireSlotsFuture {
 
 enum Stage {
     Start,
-    Queued(Box<Queued>),
-    Waiting(Arc<Job<SemaphoreGuard>>),
+    Queued(Box<InQueue>),
+    /// The turn of that number is the thread's.
+    Waiting(Arc<Job<SemaphoreGuard>>, u64),
     Done,
 }
 
 /// In the handle's queue.
-struct Queued {
-    node: Arc<Node>,
+struct InQueue {
+    place: Queued,
     party: Party,
     _tokens: Vec<Entry>,
     _reminder: Option<Reminder>,
@@ -91,9 +92,9 @@ impl AcquireSlotsFuture {
                 return Err(self.request.refusal(&party));
             }
         }
-        match self.handle.claim_or_join() {
+        match self.handle.claim_or_join(true) {
             Ok(turn) => self.ask(party, turn),
-            Err(node) => self.queue(party, node),
+            Err(place) => self.queue(party, place),
         }
     }
 
@@ -104,21 +105,18 @@ impl AcquireSlotsFuture {
         }
     }
 
-    fn queue(&mut self, party: Party, node: Arc<Node>) -> Step {
+    fn queue(&mut self, party: Party, place: Queued) -> Step {
         self.note_waiting();
-        let waiter = || Arc::clone(&node) as Arc<dyn Interrupt>;
+        let waiter = || Arc::clone(place.node()) as Arc<dyn Interrupt>;
         let tokens = self.request.tokens.iter().map(|token| token.enter(waiter())).collect();
         let reminder = match self.request.limits().deadline {
             Some(deadline) => match timekeeper::remind(deadline, waiter()) {
                 Ok(reminder) => Some(reminder),
-                Err(source) => {
-                    self.handle.leave(&node);
-                    return Err(self.cannot_wait(&source));
-                }
+                Err(source) => return Err(self.cannot_wait(&source)),
             },
             None => None,
         };
-        let queued = Queued { node, party, _tokens: tokens, _reminder: reminder };
+        let queued = InQueue { place, party, _tokens: tokens, _reminder: reminder };
         self.stage = Stage::Queued(Box::new(queued));
         Ok(None)
     }
@@ -136,15 +134,24 @@ impl AcquireSlotsFuture {
             return Err(self.request.refusal(&party));
         }
         self.note_waiting();
-        let since = self.since;
+        let (since, number) = (self.since, turn.number());
         let (deadline, tokens) = (self.request.limits().deadline, self.request.tokens.clone());
         let job = Job::start(deadline, tokens, move |limits| {
+            // Dropped before the turn: whoever has that next is to find nothing of ours in the way.
+            let (turn, mut party) = (turn, party);
+            turn.fall_asleep();
             party.sleep(limits)?;
+            if turn.is_leaving() {
+                // Nobody wants it any more, and who tries meanwhile is to find it free.
+                let cancelled = party.stopped(Stop::Cancelled);
+                drop(party);
+                return Err(cancelled);
+            }
             drop(turn);
             Ok(party.settle(since.map(|since| since.elapsed()).unwrap_or_default()))
         })
         .map_err(|source| self.cannot_wait(&source))?;
-        self.stage = Stage::Waiting(job);
+        self.stage = Stage::Waiting(job, number);
         Ok(None)
     }
 
@@ -156,20 +163,19 @@ impl AcquireSlotsFuture {
         match mem::replace(&mut self.stage, Stage::Done) {
             Stage::Start => Poll::Ready(self.start()),
             Stage::Queued(queued) => {
-                if queued.node.poll(waker) {
-                    return Poll::Ready(self.ask(queued.party, self.handle.turn()));
+                if queued.place.node().poll(waker).is_some() {
+                    return Poll::Ready(self.ask(queued.party, queued.place.turn()));
                 }
                 if let Err(stop) = self.request.limits().check() {
-                    self.handle.leave(&queued.node);
                     return Poll::Ready(Err(queued.party.stopped(stop)));
                 }
                 self.stage = Stage::Queued(queued);
                 Poll::Pending
             }
-            Stage::Waiting(job) => {
+            Stage::Waiting(job, turn) => {
                 let result = job.poll(waker);
                 if result.is_pending() {
-                    self.stage = Stage::Waiting(job);
+                    self.stage = Stage::Waiting(job, turn);
                 }
                 result.map(|result| result.map(Some))
             }
@@ -197,10 +203,10 @@ impl Future for AcquireSlotsFuture {
 impl Drop for AcquireSlotsFuture {
     fn drop(&mut self) {
         self.leave_parent();
-        match &self.stage {
-            Stage::Start | Stage::Done => {}
-            Stage::Queued(queued) => self.handle.leave(&queued.node),
-            Stage::Waiting(job) => job.abandon(),
+        if let Stage::Waiting(job, turn) = &self.stage {
+            job.abandon();
+            // Who tries meanwhile does not find it taken by a wait that is over.
+            self.handle.is_leaving(*turn);
         }
     }
 }

@@ -13,12 +13,11 @@ use rustix::io::Errno;
 
 use crate::description::{Description, OpenFailure};
 use crate::error::{Error, Result};
-use crate::handle::tell;
 use crate::inspect::Contention;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::place::Place;
-use crate::queue::{Asker, Node, Queue};
+use crate::queue::{Asker, Node, Queue, Told};
 use crate::semaphore::slots;
 use crate::sys::file;
 use crate::sys::fork::{self, PerProcess};
@@ -92,25 +91,54 @@ impl Handle {
     }
 
     /// Takes the turn, or joins the queue for it.
-    pub(super) fn claim_or_join(self: &Arc<Self>) -> Result<Turn, Arc<Node>> {
-        let asker = Asker { mode: Mode::Exclusive, endless: false };
+    pub(super) fn claim_or_join(self: &Arc<Self>, task: bool) -> Result<Turn, Queued> {
+        let asker = Asker { task, ..Asker::new(Mode::Exclusive) };
         let mut state = self.state();
         if state.queue.claim(asker, false) {
-            return Ok(self.turn());
+            return Ok(self.turn(&state));
         }
-        Err(state.queue.join(asker, false))
+        Err(self.queued(state.queue.join(asker, false)))
+    }
+
+    /// Takes the turn for a try, if it is free, or becomes free before somebody sleeps with it.
+    pub(super) fn claim_for_try(self: &Arc<Self>) -> Option<Turn> {
+        let asker = Asker { trying: true, ..Asker::new(Mode::Exclusive) };
+        let mut state = self.state();
+        if state.queue.claim(asker, false) {
+            return Some(self.turn(&state));
+        }
+        let queued = self.queued(state.queue.join_for_try(asker)?);
+        drop(state);
+        (queued.node().wait_for_try() == Told::Granted).then(|| queued.turn())
+    }
+
+    fn queued(self: &Arc<Self>, node: Arc<Node>) -> Queued {
+        Queued { handle: Arc::clone(self), node: Some(node) }
+    }
+
+    fn turn(self: &Arc<Self>, state: &State) -> Turn {
+        let number = state.queue.turn_number();
+        Turn { handle: Arc::clone(self), number, generation: fork::generation() }
     }
 
     /// The turn that somebody in the queue was told of.
-    pub(super) fn turn(self: &Arc<Self>) -> Turn {
-        Turn { handle: Arc::clone(self), generation: fork::generation() }
+    fn turn_of_node(self: &Arc<Self>) -> Turn {
+        let mut state = self.state();
+        state.queue.wake_up();
+        self.turn(&state)
     }
 
     /// Leaves the queue; if the turn has just been given, hands it on.
-    pub(super) fn leave(self: &Arc<Self>, node: &Arc<Node>) {
-        if !self.state().queue.leave(node) {
-            drop(self.turn());
+    fn leave(self: &Arc<Self>, node: &Arc<Node>) {
+        let left = self.state().queue.leave(node);
+        if !left && node.told() == Some(Told::Granted) {
+            drop(self.turn_of_node());
         }
+    }
+
+    /// Whoever has the turn of that number will give it back soon.
+    pub(super) fn is_leaving(&self, turn: u64) {
+        self.state().queue.is_leaving(turn);
     }
 
     /// For an error.
@@ -188,7 +216,26 @@ impl fmt::Debug for Handle {
 /// The right to wait in the kernel on behalf of a handle.
 pub(super) struct Turn {
     handle: Arc<Handle>,
+    number: u64,
     generation: u32,
+}
+
+impl Turn {
+    /// What the queue knows it by.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it was to be given back.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.handle.state().queue.turn_is_leaving()
+    }
+
+    /// Whoever has it is going to sleep with it: nobody who tries is to wait for that.
+    pub(super) fn fall_asleep(&self) {
+        let next = self.handle.state().queue.fall_asleep();
+        next.tell();
+    }
 }
 
 impl Drop for Turn {
@@ -200,6 +247,33 @@ impl Drop for Turn {
         state.queue.give_back();
         let next = state.queue.pass_on();
         drop(state);
-        tell(next);
+        next.tell();
+    }
+}
+
+/// A place in the queue, which is left when it is dropped; what has been granted by then is handed on.
+pub(super) struct Queued {
+    handle: Arc<Handle>,
+    /// Until it is our turn.
+    node: Option<Arc<Node>>,
+}
+
+impl Queued {
+    pub(super) fn node(&self) -> &Arc<Node> {
+        self.node.as_ref().expect("it is taken out by who consumes this")
+    }
+
+    /// The turn that the node was told of.
+    pub(super) fn turn(mut self) -> Turn {
+        self.node = None;
+        self.handle.turn_of_node()
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            self.handle.leave(&node);
+        }
     }
 }
