@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::future::{Future, IntoFuture};
 use std::path::Path;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use lockmgr::{
     AcquireFuture, CancelToken, Error, FileLock, Mechanism, Mode, OwnedFileLockGuard, Result,
 };
+use support::futures::{block_on, poll_once};
 use support::roles::{HOLD, TRY, holder, others_get_it, release};
 use support::tasks::{status_field, this_thread, threads_named, threads_of, wait_until_queued};
 use support::{
@@ -44,28 +45,6 @@ const FAR: Duration = Duration::from_secs(3600);
 
 fn open(path: impl AsRef<Path>, mechanism: &str) -> FileLock {
     FileLock::options().mechanism(mechanism.parse().unwrap()).open(path).unwrap()
-}
-
-/// The least that can run a future.
-fn block_on<F: IntoFuture>(future: F) -> F::Output {
-    struct Unpark(thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Arc::new(Unpark(thread::current())).into();
-    let mut future = pin!(future.into_future());
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
-fn poll_once(future: &mut AcquireFuture) -> Poll<Result<OwnedFileLockGuard>> {
-    poll_with(future, Waker::noop())
 }
 
 fn poll_with(future: &mut AcquireFuture, waker: &Waker) -> Poll<Result<OwnedFileLockGuard>> {

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use lockmgr::{Error, FileLock, FileLockGuard, LockMgr, OwnedFileLockGuard};
+use support::futures::{block_on, poll_once};
 use support::process::{self, descriptors_of, fork};
 use support::scene::{MECHANISMS, OF_DESCRIPTIONS, Scene, play};
 use support::{BOUND, roles, serve, wait_for_blocked};
@@ -247,18 +248,18 @@ fn futures(args: &[String]) {
     // One waits in the queue of the handle, the other for the kernel.
     let mut futures = Some([lock.acquire().into_future(), other.acquire().into_future()]);
     for future in futures.as_mut().unwrap() {
-        assert!(smol::block_on(smol::future::poll_once(future)).is_none());
+        assert!(poll_once(future).is_pending());
     }
     wait_for_blocked(&scene.path, 1);
     fork(scene.way, |_| drop(futures.take())).finish();
     let mut child = fork(scene.way, |parent| {
-        let [first, second] = futures.take().unwrap();
+        let [mut first, second] = futures.take().unwrap();
         // Not behind the parent's guard in the queue of the handle, but behind it in the kernel's.
-        let first = smol::spawn(first);
+        assert!(poll_once(&mut first).is_pending());
         wait_for_blocked(&scene.path, 2);
         drop(first);
         parent.say("dropped");
-        smol::block_on(second).unwrap().unlock().unwrap();
+        block_on(second).unwrap().unlock().unwrap();
     });
     child.expect("dropped");
     wait_for_blocked(&scene.path, 2);
@@ -266,7 +267,7 @@ fn futures(args: &[String]) {
     guard.unlock().unwrap();
     // The one that waited for the kernel has the lock as soon as it is free, polled or not.
     for future in futures.unwrap().into_iter().rev() {
-        smol::block_on(future).unwrap().unlock().unwrap();
+        block_on(future).unwrap().unlock().unwrap();
     }
     child.finish();
 }

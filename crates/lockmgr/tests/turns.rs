@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use lockmgr::{Error, FileLock, Mechanism, OwnedFileLockGuard, Semaphore, ask_on_signal};
+use support::futures::poll_once;
 use support::tasks::this_thread;
 use support::{BOUND, Worker, eventually, raw, roles, serve, wait_for_blocked};
 
@@ -99,7 +100,7 @@ fn shared_tries_do_not_refuse_each_other() {
 /// Polls the future once, and drops it while it waits in the kernel.
 fn begin_and_drop(path: &std::path::Path, future: impl Future) {
     let mut future = pin!(future);
-    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert!(poll_once(&mut future).is_pending());
     wait_for_blocked(path, 1);
 }
 
@@ -125,7 +126,7 @@ fn a_future_of_slots_that_was_dropped_is_in_nobodys_way() {
     for round in 0..300 {
         let held = holder.try_acquire().unwrap();
         let mut future = Box::pin(slots.acquire().into_future());
-        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(poll_once(&mut future).is_pending());
         drop(future);
         drop(held);
         let guard = slots.acquire().try_in_turn();
@@ -139,8 +140,7 @@ fn a_task_that_is_not_polled_keeps_no_try_waiting() {
     let lock = FileLock::open(dir.path().join("a.lock")).unwrap();
     let held = lock.lock().unwrap();
     let mut future = Box::pin(lock.acquire().into_future());
-    let mut context = Context::from_waker(Waker::noop());
-    assert!(future.as_mut().poll(&mut context).is_pending());
+    assert!(poll_once(&mut future).is_pending());
     // It has the turn now, and does not know.
     drop(held);
     assert!(matches!(lock.try_lock(), Err(Error::Busy { .. })));
@@ -192,7 +192,7 @@ fn an_answer_that_panics_leaves_no_place_in_a_queue() {
         // Who waits in the kernel is in the way of the others.
         let mut first = Box::pin(slots.acquire().into_future());
         if before {
-            assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(poll_once(&mut first).is_pending());
         }
         let other = slots.clone();
         panicking_in_its_answer(move || drop(other.acquire().wait()));
@@ -219,13 +219,11 @@ fn a_waker_that_panics_takes_no_lock_with_it() {
     let mut first = Box::pin(lock.acquire().shared().into_future());
     let mut second = Box::pin(lock.acquire().shared().into_future());
     let broken = Waker::from(Arc::new(Panics));
-    assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert!(poll_once(&mut first).is_pending());
     assert!(second.as_mut().poll(&mut Context::from_waker(&broken)).is_pending());
     drop(held);
     // The first one gets the lock, and wakes the second one.
-    let mut context = Context::from_waker(Waker::noop());
-    let poll = AssertUnwindSafe(|| drop(first.as_mut().poll(&mut context)));
-    assert!(catch_unwind(poll).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(poll_once(&mut first)))).is_err());
     drop((first, second));
     assert!(roles::others_get_it(&[path.to_str().unwrap(), "flock"]));
     drop(lock.lock_timeout(BOUND).unwrap());

@@ -26,6 +26,7 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![allow(clippy::print_stdout, reason = "workers talk over their standard output")]
 
+pub(crate) mod futures;
 pub(crate) mod probe;
 #[expect(unsafe_code, reason = "std has no fork")]
 pub(crate) mod process;
