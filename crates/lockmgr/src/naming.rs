@@ -1,19 +1,20 @@
 //! Whether a path still names the lock file that is open.
 //!
-//! There are three ways to look, from the dearest to the cheapest:
+//! There are two ways to look:
 //!
 //! - The *walk* looks up the whole path.
-//! - The *name* alone is looked up in a kept descriptor of its directory, which costs the same however
-//!   deep the path is.
 //! - The *inode* is asked for its link count and its change time (`ctime`). If the file has one name,
 //!   and neither has changed since the path was seen to name it, then nobody has unlinked, renamed,
 //!   replaced or linked it. This looks nothing up at all, which counts most after a wait, when
 //!   every step goes through cold caches.
 //!
-//! The last two see every deletion and replacement of the lock file itself; what they assume is that
-//! no directory above was renamed or replaced, nothing was mounted over them or the file, and no
-//! symbolic link among them switched, since the last walk. They are used only when that was less than [`FRESH`] ago. Before a sleep the
-//! path is walked, so that after a short one the inode can be asked.
+//! The inode sees every deletion and replacement of the lock file itself; what is assumed when it is
+//! asked is that no directory above was renamed or replaced, nothing was mounted over them or the file,
+//! and no symbolic link among them switched, since the last walk. So it is asked only when that was less
+//! than [`FRESH`] ago. Before a sleep the path is walked, so that after a short one the inode can be
+//! asked. (A kept descriptor of the directory is no third way: it stays with the old directory when
+//! the path is switched to another one, and to open it anew as often takes longer than the walks that
+//! it saves.)
 //!
 //! The inode's word is taken under these conditions, which together are the proof:
 //!
@@ -40,7 +41,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
-use crate::place::{Anchor, Place};
+use crate::place::Place;
 use crate::sys::file::{self, Identity, Status};
 
 /// How long a walk is good for, in nanoseconds.
@@ -53,8 +54,7 @@ const COARSEST: u64 = 2_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Naming {
     follow: bool,
-    anchor: OnceLock<Option<Anchor>>,
-    /// When the last walk began; 0 for never.
+    /// When the last walk began, if it led to the file; else 0.
     walked: AtomicU64,
     mark: AtomicU64,
     tells_renames: OnceLock<bool>,
@@ -89,7 +89,6 @@ impl Naming {
     pub(crate) fn new(follow: bool) -> Self {
         Self {
             follow,
-            anchor: OnceLock::new(),
             walked: AtomicU64::new(0),
             mark: AtomicU64::new(Mark::NONE.0),
             tells_renames: OnceLock::new(),
@@ -108,21 +107,10 @@ impl Naming {
         identity: Identity,
         thorough: bool,
     ) -> Result<bool, Errno> {
-        let now = file::coarse_now();
-        let walked = self.walked.load(Ordering::Relaxed);
-        if thorough || walked == 0 || now.saturating_sub(walked) >= FRESH {
-            return self.look(&file, identity, || {
-                self.walked.store(now, Ordering::Relaxed);
-                file::status_at_path(place.c_path(), self.follow)
-            });
-        }
-        if self.is_unchanged(&file) {
+        if !thorough && self.was_walked_within(FRESH) && self.is_unchanged(&file) {
             return Ok(true);
         }
-        self.look(&file, identity, || match self.anchor.get_or_init(|| place.anchor().ok()) {
-            Some(anchor) => file::status_at(&anchor.directory, &anchor.name, self.follow),
-            None => file::status_at_path(place.c_path(), self.follow),
-        })
+        self.walk(place, file, identity)
     }
 
     /// Walks the path before a sleep, so that the look after it can be the cheapest. Returns false if
@@ -130,14 +118,14 @@ impl Naming {
     pub(crate) fn prepare(&self, place: &Place, file: impl AsFd, identity: Identity) -> bool {
         // The second look can confirm what the first has seen.
         (0..2).all(|_| {
-            self.mark().is_confirmed() && self.is_fresh()
-                || !matches!(self.holds(place, &file, identity, true), Ok(false))
+            self.mark().is_confirmed() && self.was_walked_within(FRESH / 10)
+                || !matches!(self.walk(place, &file, identity), Ok(false))
         })
     }
 
-    fn is_fresh(&self) -> bool {
+    fn was_walked_within(&self, time: u64) -> bool {
         let walked = self.walked.load(Ordering::Relaxed);
-        walked != 0 && file::coarse_now().saturating_sub(walked) < FRESH / 10
+        walked != 0 && file::coarse_now().saturating_sub(walked) < time
     }
 
     /// Whether the inode says that nothing has happened to its name.
@@ -147,17 +135,17 @@ impl Naming {
             && file::status(file).is_ok_and(|status| status.one_name && mark.is_of(status.changed))
     }
 
-    /// Looks at the path in one of its ways, and keeps what the inode said.
-    fn look(
-        &self,
-        file: impl AsFd,
-        identity: Identity,
-        look_up: impl FnOnce() -> Result<Status, Errno>,
-    ) -> Result<bool, Errno> {
+    /// Looks the path up, and keeps what the inode said.
+    fn walk(&self, place: &Place, file: impl AsFd, identity: Identity) -> Result<bool, Errno> {
+        let begun = file::coarse_now();
         // Both before the look: see the proof.
         let (before, clock) = (self.mark(), file::coarse_time_of_day());
-        match look_up() {
-            Ok(status) if status.identity == identity => {
+        let looked_up = file::status_at_path(place.c_path(), self.follow);
+        let led_here = looked_up.is_ok_and(|status| status.identity == identity);
+        // Only now: until a walk has led here again, the inode is not to be asked.
+        self.walked.store(if led_here { begun } else { 0 }, Ordering::Relaxed);
+        match looked_up {
+            Ok(status) if led_here => {
                 let mark = if !has_telling_time(&status, clock) {
                     Mark::NONE
                 } else if !before.is_of(status.changed) {

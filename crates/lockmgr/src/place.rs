@@ -20,7 +20,7 @@ pub(crate) struct Place {
     name: Option<usize>,
 }
 
-/// The directory of a lock file, kept open, and the name of the lock file in it.
+/// The directory of a lock file, opened, and the name of the lock file in it.
 #[derive(Debug)]
 pub(crate) struct Anchor {
     pub(crate) directory: KeptFile,

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -193,6 +194,63 @@ fn a_directory_replaced_above_is_noticed_by_the_next_patient_acquisition() {
     let guard = lock.lock().unwrap();
     assert!(path.exists(), "it was made anew where the path leads now");
     guard.unlock().unwrap();
+}
+
+#[test]
+fn what_a_look_at_the_path_has_told_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (dir.path().join("d"), dir.path().join("old"));
+    fs::create_dir(&one).unwrap();
+    let path = one.join("a.lock");
+    let lock = practised(&path);
+    let guard = lock.lock().unwrap();
+    fs::rename(&one, &two).unwrap();
+    fs::create_dir(&one).unwrap();
+    // The file itself has the name and the times that it had.
+    assert!(!guard.still_current().unwrap());
+    drop(guard);
+    let guard = lock.lock().unwrap();
+    assert!(guard.still_current().unwrap());
+    guard.unlock().unwrap();
+}
+
+/// As deployments do that copy a tree by hard links and switch a symbolic link to the copy.
+#[test]
+fn a_directory_switched_by_a_link_hides_no_later_deletion() {
+    for mechanism in MECHANISMS {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two, current, new] =
+            ["1", "2", "current", "new"].map(|name| dir.path().join(name));
+        fs::create_dir(&one).unwrap();
+        fs::create_dir(&two).unwrap();
+        symlink(&one, &current).unwrap();
+        let path = current.join("a.lock");
+        let options = FileLock::options().mechanism(mechanism.parse().unwrap());
+        let lock = options.open(&path).unwrap();
+        for _ in 0..3 {
+            drop(lock.lock().unwrap());
+        }
+        fs::hard_link(one.join("a.lock"), two.join("a.lock")).unwrap();
+        symlink(&two, &new).unwrap();
+        fs::rename(&new, &current).unwrap();
+        // It is the same file still, and excludes.
+        let text = path.to_str().unwrap();
+        let mut holder = Worker::spawn("hold", &[text, mechanism]);
+        holder.expect("held");
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| lock.acquire().wait_owned().unwrap());
+            wait_for_blocked(&path, 1);
+            // What is left in the old directory is not what the path names.
+            fs::remove_file(&path).unwrap();
+            holder.tell("go");
+            holder.expect("replaced");
+            let guard = waiter.join().unwrap();
+            assert!(guard.still_current().unwrap(), "{mechanism}");
+            // Whoever comes by the path is kept out.
+            let _other = Worker::spawn("hold", &[text, mechanism]);
+            wait_for_blocked(&path, 1);
+        });
+    }
 }
 
 #[test]
