@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::cancel::CancelToken;
+use crate::contain::contain;
 use crate::error::{Error, Result};
 use crate::sys::signal::AllBlocked;
 use crate::wait::{Afterwards, Limits};
@@ -65,7 +66,7 @@ impl<T: Send + 'static> Job<T> {
                 *outcome = Outcome::Ready(Box::new(result));
                 drop(outcome);
                 if let Some(waker) = waker {
-                    waker.wake();
+                    contain(|| waker.wake());
                 }
             }
             // The future has gone; a lock granted in that moment is released here.

@@ -70,6 +70,7 @@ compile_error!("lockmgr runs on Linux so far");
 
 mod acquire;
 mod cancel;
+mod contain;
 mod description;
 mod error;
 mod events;

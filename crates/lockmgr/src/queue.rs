@@ -27,6 +27,7 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 
 use crate::cancel::Interrupt;
+use crate::contain::contain;
 use crate::mode::Mode;
 use crate::wait::{self, Limits, Stop};
 
@@ -366,7 +367,8 @@ impl Interrupt for Node {
         // It cannot fail for a futex that is there.
         let _ = futex::wake(&self.times_told, futex::Flags::PRIVATE, 1);
         if let Some(waker) = waker {
-            waker.wake();
+            // Whoever releases the lock is not to pay for the next one's waker.
+            contain(|| waker.wake());
         }
     }
 }

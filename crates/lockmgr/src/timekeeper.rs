@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::cancel::Interrupt;
+use crate::contain::contain;
 use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 use crate::sys::signal::AllBlocked;
 
@@ -53,7 +54,8 @@ impl Timekeeper {
             if due <= now {
                 let waiter = entry.remove();
                 drop(schedule);
-                waiter.interrupt();
+                // It may be the last to have the waiter, and drop the waker of a task with it.
+                contain(move || waiter.interrupt());
                 schedule = self.schedule();
             } else {
                 schedule = self

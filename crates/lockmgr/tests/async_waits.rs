@@ -759,6 +759,99 @@ fn a_waker_may_own_the_guard_that_is_waited_for() {
     }
 }
 
+/// Says that it was woken, and panics.
+#[derive(Default)]
+struct Panic(Arc<AtomicUsize>);
+
+impl Wake for Panic {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("a waker of the program's");
+    }
+}
+
+/// Polls with a waker that panics; returns how often it was woken.
+fn poll_with_panic(future: &mut AcquireFuture) -> Arc<AtomicUsize> {
+    let woken = Arc::new(AtomicUsize::new(0));
+    let waker = Arc::new(Panic(Arc::clone(&woken))).into();
+    assert!(poll_with(future, &waker).is_pending());
+    woken
+}
+
+fn await_wake(woken: &AtomicUsize) {
+    eventually("the waker is called", || woken.load(Ordering::SeqCst) > 0);
+}
+
+#[test]
+fn a_waker_that_panics_keeps_nobody_elses_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = open(dir.path().join("a.lock"), "flock");
+    let _held = lock.acquire().wait_owned().unwrap();
+    let soon = Duration::from_millis(20);
+    // Kept, so that the thread that keeps deadlines has something to do all the time.
+    let mut later = lock.acquire().timeout(FAR).into_future();
+    assert!(poll_once(&mut later).is_pending());
+    let mut first = lock.acquire().timeout(soon).into_future();
+    await_wake(&poll_with_panic(&mut first));
+    let (sender, outcome) = channel();
+    let other = lock.clone();
+    thread::spawn(move || sender.send(block_on(other.acquire().timeout(soon))));
+    let outcome = outcome.recv_timeout(BOUND).expect("its deadline is kept");
+    assert!(matches!(outcome, Err(Error::TimedOut { .. })));
+    let Poll::Ready(outcome) = poll_once(&mut first) else { panic!("its time is over") };
+    assert!(matches!(outcome, Err(Error::TimedOut { .. })));
+}
+
+#[test]
+fn a_waker_that_panics_loses_no_lock() {
+    for mechanism in MECHANISMS {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let (lock, other) = (open(&path, mechanism), open(&path, mechanism));
+        // In the queue, woken by whoever releases; in the kernel, woken by the thread that waits.
+        for held in [&lock, &other] {
+            let guard = held.acquire().wait_owned().unwrap();
+            let mut future = lock.acquire().into_future();
+            let woken = poll_with_panic(&mut future);
+            // The panic is not this thread's.
+            guard.unlock().unwrap();
+            await_wake(&woken);
+            drop(block_on(&mut future).unwrap());
+            drop(held.try_lock().unwrap());
+        }
+        // Woken by the thread that waits in the kernel for another task: that one is told all the same.
+        let guard = other.acquire().wait_owned().unwrap();
+        let mut first = lock.acquire().shared().into_future();
+        let count = Arc::new(Count::default());
+        assert!(poll_with(&mut first, &Arc::clone(&count).into()).is_pending());
+        let mut second = lock.acquire().shared().into_future();
+        let woken = poll_with_panic(&mut second);
+        drop(guard);
+        await_wake(&woken);
+        eventually("the first one is told", || count.0.load(Ordering::SeqCst) > 0);
+        drop(block_on(&mut first).unwrap());
+        drop(block_on(&mut second).unwrap());
+        drop(other.try_lock().unwrap());
+    }
+}
+
+#[test]
+fn a_waker_that_panics_does_not_keep_a_cancellation_from_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = open(dir.path().join("a.lock"), "flock");
+    let _held = lock.acquire().wait_owned().unwrap();
+    let cancel = CancelToken::new();
+    let mut first = lock.acquire().cancel(&cancel).into_future();
+    let woken = poll_with_panic(&mut first);
+    let count = Arc::new(Count::default());
+    let mut second = lock.acquire().cancel(&cancel).into_future();
+    assert!(poll_with(&mut second, &Arc::clone(&count).into()).is_pending());
+    cancel.cancel();
+    assert_eq!(woken.load(Ordering::SeqCst), 1);
+    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    assert!(matches!(block_on(&mut second), Err(Error::Cancelled { .. })));
+}
+
 /// Small random numbers; the seed is the round, so that a failure can be seen again.
 fn random(seed: u64) -> u64 {
     let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D;
