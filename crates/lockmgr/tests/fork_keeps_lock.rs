@@ -11,9 +11,11 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use lockmgr::inspect::Process;
 use lockmgr::{Error, FileLock, FileLockGuard, LockMgr, OwnedFileLockGuard};
 use support::futures::{block_on, poll_once};
 use support::process::{self, descriptors_of, fork};
@@ -32,6 +34,8 @@ fn worker() {
         ("brought files", brought_files),
         ("futures", futures),
         ("harmless", harmless),
+        ("lazy", lazy),
+        ("names", names),
     ]);
 }
 
@@ -305,4 +309,40 @@ fn harmless(args: &[String]) {
         assert!(scene.is_free());
     }
     assert_eq!(fs::read(&scene.path).unwrap(), b"");
+}
+
+#[test]
+fn a_child_knows_an_inherited_handle_that_was_never_used() {
+    play("lazy", &MECHANISMS);
+}
+
+fn lazy(args: &[String]) {
+    let scene = Scene::new(args);
+    let lock = FileLock::options().mechanism(scene.mechanism).open_lazy(&scene.path).unwrap();
+    fork(scene.way, |_| assert!(lock.is_inherited())).finish();
+    assert!(!lock.is_inherited());
+}
+
+/// The parent's other threads may be at anything in the moment of the fork.
+#[test]
+fn a_child_can_say_whose_a_process_is() {
+    support::alone("names", &[]);
+}
+
+fn names(_args: &[String]) {
+    let over = AtomicBool::new(false);
+    let me = Process::look(std::process::id()).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    assert!(!me.user().is_empty());
+                }
+            });
+        }
+        for _ in 0..30 {
+            fork(process::Way::Fork, |_| assert!(!me.user().is_empty())).finish();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
 }

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::printable::{Printable, shown};
+use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 
 /// A process, as it was when it was looked at. Its pid may belong to another one since: compare
 /// [`start`](Process::start) after `pidfd_open(2)` before you signal it.
@@ -290,9 +291,9 @@ impl ControlGroup {
 
 /// The name of a user.
 pub(crate) fn user_name(uid: u32) -> String {
-    static NAMES: Mutex<Option<HashMap<u32, String>>> = Mutex::new(None);
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    let names = names.get_or_insert_with(|| {
+    static NAMES: PerProcess<OnceLock<HashMap<u32, String>>> =
+        PerProcess::new(FIRST_GENERATION, OnceLock::new());
+    let names = NAMES.get().get_or_init(|| {
         let text = fs::read("/etc/passwd").unwrap_or_default();
         let mut names = HashMap::new();
         for line in text.split(|byte| *byte == b'\n') {

@@ -152,14 +152,20 @@ impl Watch {
     }
 }
 
-/// Which process this is: the number changes in a forked child, and only there.
+/// Which process this is: the number changes in a forked child, and only there. (Whoever asks wants
+/// to know the child by it, so from now on children are told apart.)
 pub(crate) fn generation() -> u32 {
-    if let Some(mark) = mark()
-        && mark.load(Ordering::Acquire) != SETTLED
-    {
-        settle(mark);
+    match mark() {
+        Some(mark) => settle_if_wiped(mark),
+        None => install(),
     }
     GENERATION.load(Ordering::Relaxed)
+}
+
+fn settle_if_wiped(mark: &AtomicU32) {
+    if mark.load(Ordering::Acquire) != SETTLED {
+        settle(mark);
+    }
 }
 
 /// In a child that no at-fork handler announced: does the handler's work, once.
@@ -245,7 +251,10 @@ fn wiped_page() -> Option<&'static AtomicU32> {
 }
 
 extern "C" fn before_fork() {
-    generation();
+    // Without a mark somebody else is installing it, and nothing has been asked for yet.
+    if let Some(mark) = mark() {
+        settle_if_wiped(mark);
+    }
     FORKING.fetch_add(1, Ordering::SeqCst);
 }
 
