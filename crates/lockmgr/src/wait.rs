@@ -9,12 +9,12 @@
 //!
 //! A deadline that passes between the look and the call is not missed, because the alarm repeats.
 //! `EINTR` from the program's own signals resumes with the time that is left, unless the program said in
-//! [`ask_on_signal`] that it wants to be asked, and says no. Nothing of ours interrupts the call for any
+//! [`ask_on_signal`] that it wants to be asked, and says no. While it is asked there is no alarm, which
+//! could only disturb what the answer itself waits for. Nothing of ours interrupts the call for any
 //! other reason: a waiter that is interrupted loses its place in the kernel's queue.
 
 use std::cell::RefCell;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -82,6 +82,17 @@ impl<'a> Limits<'a> {
     }
 }
 
+impl Setup {
+    fn new(limits: Limits<'_>) -> Result<Self, Stop> {
+        let alarm = Alarm::set(limits.deadline).map_err(|_| Stop::NoAlarm)?;
+        Ok(Self {
+            _entries: limits.tokens.iter().map(|token| token.enter(alarm.trigger())).collect(),
+            _watching: limits.watch.map(|watch| watch.begin(alarm.trigger())),
+            _alarm: alarm,
+        })
+    }
+}
+
 impl Interrupt for Trigger {
     fn interrupt(&self) {
         self.fire();
@@ -102,18 +113,19 @@ pub(crate) fn interruptible(
         }
     }
     limits.check()?;
-    let alarm = Alarm::set(limits.deadline).map_err(|_| Stop::NoAlarm)?;
-    let setup = Setup {
-        _entries: limits.tokens.iter().map(|token| token.enter(alarm.trigger())).collect(),
-        _watching: limits.watch.map(|watch| watch.begin(alarm.trigger())),
-        _alarm: alarm,
-    };
+    let mut setup = Setup::new(limits)?;
     loop {
         limits.check()?;
         match call() {
             Err(Errno::INTR) => {
                 limits.check()?;
-                interrupted()?;
+                if GO_ON.with_borrow(Option::is_some) {
+                    // An alarm that goes off meanwhile is not to interrupt what the answer waits for.
+                    drop(setup);
+                    interrupted()?;
+                    limits.check()?;
+                    setup = Setup::new(limits)?;
+                }
             }
             result => {
                 if let (Ok(()), Some(Afterwards(place))) = (result, limits.afterwards) {
@@ -127,15 +139,28 @@ pub(crate) fn interruptible(
 }
 
 thread_local! {
-    /// Whom this thread asks whether to wait on.
-    static GO_ON: RefCell<Option<Rc<dyn Fn() -> bool>>> = const { RefCell::new(None) };
+    /// Whom this thread asks whether to wait on; nobody while the answer is being given.
+    static GO_ON: RefCell<Option<GoOn>> = const { RefCell::new(None) };
+}
+
+type GoOn = Box<dyn Fn() -> bool>;
+
+/// Puts back who was asked before, also after a panic.
+struct PutBack(Option<GoOn>);
+
+impl Drop for PutBack {
+    fn drop(&mut self) {
+        let before = self.0.take();
+        drop(GO_ON.replace(before));
+    }
 }
 
 /// After `EINTR` that was not ours: asks whether to wait on.
 pub(crate) fn interrupted() -> Result<(), Stop> {
-    // Out of the cell first: the answer may take locks itself.
-    let asked = GO_ON.with_borrow(Clone::clone);
-    if asked.is_none_or(|go_on| go_on()) { Ok(()) } else { Err(Stop::Cancelled) }
+    // Out of the cell meanwhile: the answer may take locks itself, and what interrupts that is not for
+    // it to answer.
+    let asked = PutBack(GO_ON.take());
+    if asked.0.as_ref().is_none_or(|go_on| go_on()) { Ok(()) } else { Err(Stop::Cancelled) }
 }
 
 /// Runs `body`. When a signal handler of the program interrupts one of this thread's waits in it, asks
@@ -147,6 +172,10 @@ pub(crate) fn interrupted() -> Result<(), Stop> {
 /// wait is meant, of [`FileLock`](crate::FileLock), [`LockSet`](crate::LockSet),
 /// [`Semaphore`](crate::Semaphore) and of [`call_until`], in the kernel and for one's turn in this
 /// process; not those of futures, which sleep in a thread that gets no signals.
+///
+/// `go_on` may take locks itself: it is not asked about those waits, which are resumed after a signal,
+/// unless it says otherwise by an `ask_on_signal` of its own. Meanwhile the interrupted wait stands
+/// still; if its time is over when `go_on` returns, it ends then.
 ///
 /// A handler that was installed with `SA_RESTART` interrupts nothing. A signal that arrives in the
 /// microseconds between `body`'s own last look and the sleep is not noticed by the sleep.
@@ -168,15 +197,7 @@ pub(crate) fn interrupted() -> Result<(), Stop> {
 /// # References
 /// `signal(7)` (interruption of system calls)
 pub fn ask_on_signal<T>(go_on: impl Fn() -> bool + 'static, body: impl FnOnce() -> T) -> T {
-    /// Puts back what was asked before, also when `body` panics.
-    struct Restore(Option<Rc<dyn Fn() -> bool>>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            let before = self.0.take();
-            drop(GO_ON.replace(before));
-        }
-    }
-    let _restore = Restore(GO_ON.replace(Some(Rc::new(go_on))));
+    let _before = PutBack(GO_ON.replace(Some(Box::new(go_on))));
     body()
 }
 

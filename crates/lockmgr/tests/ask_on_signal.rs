@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -9,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lockmgr::{Error, FileLock, Semaphore, ask_on_signal};
-use support::raw;
-use support::tasks::this_thread;
+use support::tasks::{status_field, this_thread};
+use support::{raw, wait_for_blocked};
 
 /// Runs `wait` in a thread, which gets signals all the time: one that comes before the thread sleeps
 /// interrupts nothing.
@@ -119,6 +122,106 @@ fn signals_take_nothing_from_the_deadline() {
     });
     assert!(matches!(outcome, Err(Error::TimedOut { .. })));
     assert!(passed >= limit, "{passed:?}");
+}
+
+/// Counts how often it is being asked at the same time.
+#[derive(Default)]
+struct Depth {
+    now: AtomicU32,
+    most: AtomicU32,
+}
+
+impl Depth {
+    fn within<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let result = run();
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+}
+
+#[test]
+fn the_answer_may_take_locks_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, other] = ["a.lock", "b.lock"].map(|name| dir.path().join(name));
+    let hold = |path| FileLock::open(path).unwrap().acquire().wait_owned().unwrap();
+    let _held = (hold(&path), hold(&other));
+    let depth = Arc::new(Depth::default());
+    let asked = Arc::clone(&depth);
+    let outcome = pestered(move || {
+        let (lock, other) = (FileLock::open(&path).unwrap(), FileLock::open(&other).unwrap());
+        // Longer than the wait that is asked about lasts.
+        let go_on = move || {
+            let long = Duration::from_millis(100);
+            let inner = asked.within(|| other.acquire().timeout(long).wait_owned().map(drop));
+            assert!(matches!(inner, Err(Error::TimedOut { .. })));
+            true
+        };
+        let short = Duration::from_millis(20);
+        ask_on_signal(go_on, || lock.acquire().timeout(short).wait_owned().map(drop))
+    });
+    assert!(matches!(outcome, Err(Error::TimedOut { .. })));
+    assert_eq!(depth.most.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_the_answer_waits_for_is_not_interrupted_by_the_deadline_of_the_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, other] = ["a.lock", "b.lock"].map(|name| dir.path().join(name));
+    let hold = |path| FileLock::open(path).unwrap().acquire().wait_owned().unwrap();
+    let _held = (hold(&path), hold(&other));
+    raw::catch(libc::SIGUSR1, false);
+    let (tell_thread, thread_id) = channel();
+    let (tell, switches) = channel();
+    let waited_for = path.clone();
+    let waiter = thread::spawn(move || {
+        let (lock, other) = (FileLock::open(&path).unwrap(), FileLock::open(&other).unwrap());
+        tell_thread.send(this_thread()).unwrap();
+        let limit = Duration::from_millis(500);
+        let go_on = move || {
+            let slept = || -> u64 {
+                let field = "voluntary_ctxt_switches";
+                status_field(std::process::id(), this_thread(), field).unwrap().parse().unwrap()
+            };
+            let before = slept();
+            let inner = other.acquire().timeout(2 * limit).wait_owned().map(drop);
+            assert!(matches!(inner, Err(Error::TimedOut { .. })));
+            tell.send(slept() - before).unwrap();
+            true
+        };
+        ask_on_signal(go_on, || lock.acquire().timeout(limit).wait_owned().map(drop))
+    });
+    let thread_id = thread_id.recv().unwrap();
+    wait_for_blocked(&waited_for, 1);
+    raw::signal_thread(thread_id, libc::SIGUSR1);
+    assert!(matches!(waiter.join().unwrap(), Err(Error::TimedOut { .. })));
+    // With an alarm that has gone off it is one every 250 us.
+    let switches = switches.recv().unwrap();
+    assert!(switches < 100, "{switches}");
+}
+
+#[test]
+fn one_who_panics_when_asked_is_asked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let _held = FileLock::open(&path).unwrap().acquire().wait_owned().unwrap();
+    let (outcomes, asked) = pestered(move || {
+        let lock = FileLock::open(&path).unwrap();
+        let asked = Rc::new(Cell::new(0));
+        let count = Rc::clone(&asked);
+        let go_on = move || {
+            count.set(count.get() + 1);
+            assert!(count.get() > 1, "an answer of the program's");
+            false
+        };
+        let outcomes = ask_on_signal(go_on, || {
+            let wait = || lock.acquire().wait_owned().map(drop);
+            (catch_unwind(AssertUnwindSafe(wait)).is_err(), wait())
+        });
+        (outcomes, asked.get())
+    });
+    assert!(matches!(outcomes, (true, Err(Error::Cancelled { .. }))));
+    assert_eq!(asked, 2);
 }
 
 #[test]
