@@ -46,11 +46,10 @@ use crate::place::Place;
 ///
 /// # What the path check assumes
 /// After every grant the path must still name the locked file. It is walked for that, and before a wait
-/// as well; less than 50 ms after a walk only the file's own name is looked up in its directory, or, on
-/// filesystems that are known to note every change of a name in the file itself (ext4, btrfs, tmpfs),
-/// nothing but the file's link count and change time. So a directory above that is itself renamed,
-/// replaced or mounted upon in that short time is noticed by a later acquisition only. The lock file's own
-/// deletion or replacement is always noticed.
+/// as well; on filesystems that are known to note every change of a name in the file itself (ext4, btrfs,
+/// tmpfs), less than 50 ms after a walk only the file's link count and change time are looked at. So a
+/// directory above that is itself renamed, replaced or mounted upon in that short time is noticed there
+/// by a later acquisition only. The lock file's own deletion or replacement is always noticed.
 ///
 /// # References
 /// `flock(2)`, `fcntl(2)`

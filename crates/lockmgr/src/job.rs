@@ -47,7 +47,7 @@ impl<T: Send + 'static> Job<T> {
         });
         tokens.push(job.abandoned.clone());
         let result = Arc::clone(&job);
-        let quiet = AllBlocked::new();
+        let quiet = AllBlocked::around_a_waiter();
         thread::Builder::new().name("lockmgr-wait".into()).stack_size(STACK).spawn(move || {
             // The task is woken first: that takes longest, and nothing of it needs a tidy thread.
             let afterwards = Afterwards::default();

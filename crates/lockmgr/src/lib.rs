@@ -58,7 +58,8 @@
 //!
 //! # Signals
 //! The first contended wait with a deadline or a token takes one real-time signal that has no
-//! handler, for the rest of the program. Where none is free, or `RLIMIT_SIGPENDING` lets none be
+//! handler, for the rest of the program: one that the calling thread does not block, if there is any,
+//! because what is blocked may be read (`signalfd(2)`, `sigwait(3)`). Where none is free, or `RLIMIT_SIGPENDING` lets none be
 //! queued, it takes `SIGSTKFLT` (or `SIGURG`) in the same way. Nothing is done in the handler. System
 //! calls of other threads are not disturbed: the signal is sent to the waiting thread alone.
 

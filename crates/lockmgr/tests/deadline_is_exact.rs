@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs::File;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -30,6 +31,7 @@ fn worker() {
         ("alarm", with_an_odd_alarm_signal),
         ("no timers", without_timers),
         ("taken", with_our_signal_taken),
+        ("read", with_signals_that_are_read),
         ("stopped", wait_in_front_of_a_stop),
         ("clean", leave_no_signal),
         ("clean without timers", leave_no_signal_without_timers),
@@ -415,6 +417,35 @@ fn with_our_signal_taken(args: &[String]) {
     hear();
     drop(lock.lock_timeout(BOUND).unwrap());
     say("held");
+}
+
+/// What is blocked may be read by the program, and must not be taken off before it comes to that.
+fn with_signals_that_are_read(args: &[String]) {
+    let read = raw::realtime_signals().rev().filter(|s| raw::has_default_action(*s)).take(2);
+    let read: Vec<i32> = read.collect();
+    for signal in &read {
+        raw::block(*signal);
+    }
+    let lock = open(&args[0], "flock");
+    let timeout = Duration::from_millis(20);
+    if args[1] == "in a task" {
+        let mut future = pin!(lock.acquire().timeout(timeout).into_future());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let error = runtime.block_on(&mut future).unwrap_err();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    } else {
+        waits_in_vain(&lock, Mode::Exclusive, timeout);
+    }
+    assert!(read.iter().all(|signal| raw::has_default_action(*signal)));
+    assert!(raw::realtime_signals().any(|signal| !raw::has_default_action(signal)));
+}
+
+#[test]
+fn it_takes_no_signal_that_the_program_may_read() {
+    for who in ["in a thread", "in a task"] {
+        let held = Held::new("flock");
+        alone("read", &[&held.path, who]);
+    }
 }
 
 #[test]

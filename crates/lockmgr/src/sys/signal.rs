@@ -3,7 +3,9 @@
 //! A thread that sleeps in `flock` or `fcntl` can only be woken by a signal whose handler was
 //! installed without `SA_RESTART`. The library takes one real-time signal that nobody uses, gives
 //! it a handler that does nothing, and never takes it away again: a late signal must not find the
-//! default action, which is to kill the process. Before each contended wait [`ready`] looks whether
+//! default action, which is to kill the process. A signal that the program blocks may have no handler
+//! and be used all the same (`signalfd`, `sigwait`), so it is taken only where all are blocked. Before
+//! each contended wait [`ready`] looks whether
 //! the handler is still ours; if other code has taken the signal, another one is chosen.
 //!
 //! References: `signal(7)`, `sigaction(2)`, `pthread_sigmask(3)`, `sigtimedwait(2)`.
@@ -57,15 +59,19 @@ pub(crate) fn ready(kind: Kind) -> io::Result<libc::c_int> {
     choose(kind, place, chosen)
 }
 
-/// Takes a free signal: real-time ones from the top, because programs that use some count from the
-/// bottom.
+/// Takes a free signal, if possible one that the calling thread does not block: real-time ones from the
+/// top, because programs that use some count from the bottom.
 ///
 /// Lock-free, so that a fork at this moment leaves nothing locked in the child. Two threads may
 /// each install a handler; one of the two signals is then used by nobody, which does no harm.
 #[cold]
 fn choose(kind: Kind, place: &AtomicI32, stale: libc::c_int) -> io::Result<libc::c_int> {
     let realtime = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().filter(|_| kind == Kind::Any);
-    for signal in realtime.chain(CLASSIC.iter().copied()) {
+    let (blocked, unblocked): (Vec<_>, Vec<_>) = {
+        let mask = mask();
+        realtime.chain(CLASSIC.iter().copied()).partition(|signal| contains(&mask, *signal))
+    };
+    for signal in unblocked.into_iter().chain(blocked) {
         if !is_ours(signal) && !take(signal) {
             continue;
         }
@@ -150,8 +156,7 @@ impl Unblocked {
         unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, before.as_mut_ptr()) };
         // SAFETY: filled by the call above.
         let before = unsafe { before.assume_init() };
-        // SAFETY: an initialised set and a signal number the system gave us.
-        let was_blocked = unsafe { libc::sigismember(&raw const before, signal) } == 1;
+        let was_blocked = contains(&before, signal);
         Self { signal, was_blocked, _here: std::marker::PhantomData }
     }
 }
@@ -179,6 +184,14 @@ pub(crate) struct AllBlocked {
 }
 
 impl AllBlocked {
+    /// Where the new thread may need the signal of the library, that is chosen now: by the mask that
+    /// the program has given the calling thread.
+    pub(crate) fn around_a_waiter() -> Self {
+        // Without one, the wait will say so.
+        let _chosen = ready(Kind::Any);
+        Self::new()
+    }
+
     pub(crate) fn new() -> Self {
         let mut all = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
@@ -199,6 +212,21 @@ impl Drop for AllBlocked {
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut())
         };
     }
+}
+
+/// The signals that the calling thread blocks.
+fn mask() -> libc::sigset_t {
+    let mut mask = MaybeUninit::uninit();
+    // SAFETY: a null new mask only asks; the result pointer is valid for the call, which fails only for
+    // a bad `how`.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), mask.as_mut_ptr()) };
+    // SAFETY: filled by the call above.
+    unsafe { mask.assume_init() }
+}
+
+fn contains(set: &libc::sigset_t, signal: libc::c_int) -> bool {
+    // SAFETY: an initialised set and a signal number the system gave us.
+    unsafe { libc::sigismember(ptr::from_ref(set), signal) == 1 }
 }
 
 fn only(signal: libc::c_int) -> libc::sigset_t {
