@@ -47,6 +47,7 @@ impl LockMgr {
     ///
     /// With `wait` for at most `timeout`, counted from this call to its end; without, in one
     /// attempt. A lock that this object holds already stays held, with the answer true.
+    #[must_use = "when the answer is false, the lock is not held"]
     pub fn acquire_lock(&mut self, wait: bool, timeout: Duration) -> bool {
         if self.acquired() {
             "Already locked".clone_into(&mut self.msg);

@@ -23,6 +23,16 @@ fn worker() {
     ]);
 }
 
+#[test]
+#[expect(
+    unused_must_use,
+    reason = "the compiler has to warn of this, or the expectation is in vain"
+)]
+fn an_answer_that_nobody_looks_at_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    LockMgr::new(dir.path().join("a.lock")).acquire_lock(false, BOUND);
+}
+
 /// Acquires (`try` or a timeout in milliseconds), says what came of it, and releases when told to.
 fn classic(args: &[String]) {
     let mut lock = LockMgr::new(&args[0]);

@@ -133,7 +133,7 @@ impl How {
                 if let Err(error) = guard.unlock() {
                     say(told(&error, path));
                 }
-                // With the handle kept, more is kept: the directory, for the quick check.
+                // What the handle keeps from one acquisition to the next goes with it.
                 for _ in 0..2 {
                     drop(lock.acquire().mode(self.mode).try_now());
                 }
