@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lockmgr::{CancelToken, Error, FileLock, LockMgr, Mechanism};
+use lockmgr::{CancelToken, Error, FileLock, LockMgr, Mechanism, Semaphore};
 use support::probe::{self, probe, start};
 use support::raw::{give_lease_back, ignore, take_write_lease};
 use support::tasks::{sleeps_in, system_calls_are_shown, threads_of};
@@ -105,6 +105,35 @@ fn a_deadline_holds() {
         // Late by scheduling only; far from the 45 seconds that the kernel allows a lease to break.
         assert!(passed >= limit && passed < Duration::from_secs(10), "{passed:?}");
     }
+}
+
+#[test]
+fn a_semaphore_names_the_process_with_the_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.lock");
+    let Some(mut lease) = leased(&path) else { return };
+    let expected = format!("kept from being opened by a lease of pid {} (", lease.pid());
+    let limit = Duration::from_millis(60);
+    for fair in [false, true] {
+        let semaphore = Semaphore::options().fair(fair).open(&path, 1).unwrap();
+        for timed_out in [
+            semaphore.acquire_timeout(limit).unwrap_err(),
+            smol::block_on(semaphore.acquire().timeout(limit).into_future()).unwrap_err(),
+        ] {
+            assert!(matches!(timed_out, Error::TimedOut { .. }), "{timed_out}");
+            assert!(timed_out.to_string().contains(&expected), "{timed_out}");
+        }
+        let busy = semaphore.try_acquire().unwrap_err();
+        assert!(matches!(busy, Error::Busy { .. }), "{busy}");
+        assert!(busy.to_string().contains(&expected), "{busy}");
+    }
+    // Slots are in the way again once it can be opened.
+    lease.tell("give back");
+    lease.expect("given back");
+    let [one, other] = [(); 2].map(|()| Semaphore::open(&path, 1).unwrap());
+    let _held = one.try_acquire().unwrap();
+    let busy = other.try_acquire().unwrap_err().to_string();
+    assert!(busy.contains(&format!("held by pid {} (", std::process::id())), "{busy}");
 }
 
 #[test]

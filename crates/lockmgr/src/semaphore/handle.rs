@@ -147,9 +147,10 @@ impl Handle {
         Some(self.place.shared_path())
     }
 
-    /// Who may be in the way, when no description is at hand.
-    pub(super) fn contention(&self) -> Contention {
+    /// Who may be in the way, when no description is at hand: somebody with slots or with a lease.
+    pub(super) fn contention(&self, leased: bool) -> Contention {
         match self.place.identity(self.settings.follow_symlinks) {
+            Some(identity) if leased => Contention::of_lease(identity),
             Some(identity) => Contention::new(identity, Mechanism::Ofd),
             None => Contention::unknown(),
         }
@@ -160,11 +161,16 @@ impl Handle {
         Error::of_lock_call(path, operation, Mechanism::Ofd, mode, errno)
     }
 
-    /// Why a wait ended, as an error.
-    pub(super) fn stopped(&self, operation: &'static str, stop: Stop) -> Error {
+    /// Why a wait ended, as an error. Who is in the way, the caller knows.
+    pub(super) fn stopped(
+        &self,
+        operation: &'static str,
+        stop: Stop,
+        contention: impl FnOnce() -> Contention,
+    ) -> Error {
         let path = self.path();
         match stop {
-            Stop::TimedOut => Error::TimedOut { path, operation, contention: self.contention() },
+            Stop::TimedOut => Error::TimedOut { path, operation, contention: contention() },
             Stop::Cancelled => Error::Cancelled { path, operation },
             // No watch is set for it: who would have to let go, is not known of slots.
             Stop::Deadlock => Error::Deadlock { path, operation, own_thread: false, cycle: None },

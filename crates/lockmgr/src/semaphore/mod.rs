@@ -123,8 +123,8 @@ use handle::Handle;
 ///
 /// # How it waits
 /// Only the waiter at the head of the queue watches the lock file, with an inotify instance, of which
-/// a user has 128; a thread named `lockmgr-watch` closes it a tenth of a second after its last use. An
-/// orderly release wakes the head at once, the death of a holder within a millisecond or so. Where no
+/// a user has 128; a thread named `lockmgr-watch` closes it after its last use, a tenth of a second to two
+/// seconds later. An orderly release wakes the head at once, the death of a holder within a millisecond or so. Where no
 /// instance can be had the head looks every 25 ms, and so it does on network filesystems and FUSE.
 /// Otherwise it wakes up by itself only after pauses that double without end (some twenty times in the
 /// first hour).

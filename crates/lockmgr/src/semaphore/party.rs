@@ -47,6 +47,8 @@ pub(super) struct Party {
     count: u32,
     operation: &'static str,
     description: Option<Description>,
+    /// The file could not be opened at the last attempt, because of a lease.
+    leased: bool,
     /// The queue is locked on the description.
     head: bool,
     /// Locked on the description, too.
@@ -61,6 +63,7 @@ impl Party {
             count,
             operation,
             description: None,
+            leased: false,
             head: false,
             slots: Vec::new(),
         }
@@ -72,8 +75,14 @@ impl Party {
             let description = match &mut self.description {
                 Some(description) => description,
                 none => match self.handle.open() {
-                    Ok(description) => none.insert(description),
-                    Err(OpenFailure::Lease(access)) => return Ok(Attempt::Lease(access)),
+                    Ok(description) => {
+                        self.leased = false;
+                        none.insert(description)
+                    }
+                    Err(OpenFailure::Lease(access)) => {
+                        self.leased = true;
+                        return Ok(Attempt::Lease(access));
+                    }
                     Err(OpenFailure::Failed(error)) => return Err(error),
                 },
             };
@@ -228,12 +237,7 @@ impl Party {
     }
 
     pub(super) fn stopped(&self, stop: Stop) -> Error {
-        match self.handle.stopped(self.operation, stop) {
-            Error::TimedOut { path, operation, .. } => {
-                Error::TimedOut { path, operation, contention: self.contention() }
-            }
-            other => other,
-        }
+        self.handle.stopped(self.operation, stop, || self.contention())
     }
 
     pub(super) fn busy(&self) -> Error {
@@ -244,7 +248,7 @@ impl Party {
     fn contention(&self) -> Contention {
         match &self.description {
             Some(description) => Contention::new(description.identity, Mechanism::Ofd),
-            None => self.handle.contention(),
+            None => self.handle.contention(self.leased),
         }
     }
 

@@ -4,7 +4,8 @@
 //! not stand between a waiter and its slot. So after a wait the instance is left to a thread, which
 //! closes it when the process has not needed it again for [`KEPT`]. The thread is there as long as an
 //! instance is. It is started before the wait, and looks around by itself for the first seconds, so
-//! that after a wait that was not long nothing has to be done, not even waking it up.
+//! that after a wait that was not long nothing has to be done, not even waking it up. The price is that
+//! the instance may be kept as long again as the wait was, for up to two seconds.
 
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 use crate::sys::signal::AllBlocked;
 use crate::sys::watch::{self, Seen, Watch};
 
-/// How long an instance is kept after its last use.
+/// How long an instance is kept after its last use, at least.
 const KEPT: Duration = Duration::from_millis(100);
 
 /// How long the thread looks around by itself while all instances are in use: after pauses from
