@@ -17,7 +17,6 @@
 //! long as the one with the turn is awake, and is refused when that one falls asleep.
 
 use std::collections::VecDeque;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -240,17 +239,9 @@ pub(crate) struct Next {
 }
 
 impl Next {
-    /// Not under the mutex: a waker may run code of the program. One that panics does so after all have
-    /// been told.
+    /// Not under the mutex: a waker may run code of the program.
     pub(crate) fn tell(self) {
-        let mut panicked = None;
-        for node in self.refused.iter().chain(&self.granted) {
-            let outcome = panic::catch_unwind(AssertUnwindSafe(|| node.interrupt()));
-            panicked = panicked.or(outcome.err());
-        }
-        if let Some(panicked) = panicked {
-            panic::resume_unwind(panicked);
-        }
+        self.refused.iter().chain(&self.granted).for_each(|node| node.interrupt());
     }
 }
 

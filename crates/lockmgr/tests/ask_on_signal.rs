@@ -152,12 +152,12 @@ fn the_answer_may_take_locks_itself() {
         let (lock, other) = (FileLock::open(&path).unwrap(), FileLock::open(&other).unwrap());
         // Longer than the wait that is asked about lasts.
         let go_on = move || {
-            let long = Duration::from_millis(100);
+            let long = Duration::from_millis(1500);
             let inner = asked.within(|| other.acquire().timeout(long).wait_owned().map(drop));
             assert!(matches!(inner, Err(Error::TimedOut { .. })));
             true
         };
-        let short = Duration::from_millis(20);
+        let short = Duration::from_millis(1000);
         ask_on_signal(go_on, || lock.acquire().timeout(short).wait_owned().map(drop))
     });
     assert!(matches!(outcome, Err(Error::TimedOut { .. })));
