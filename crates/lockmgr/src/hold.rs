@@ -174,13 +174,18 @@ impl Hold {
         let path = self.handle.path();
         match reason {
             NotKept::Refused(reason) => Error::unsupported(path, operation, reason),
+            NotKept::NotReadable => {
+                let reason = "the lock file cannot be read, and may hold other data";
+                Error::Permission { path, operation, reason, source: Errno::ACCESS.into() }
+            }
             NotKept::NotOpened(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
                 let reason = "the lock file cannot be opened for writing";
                 Error::Permission { path, operation, reason, source: errno.into() }
             }
-            NotKept::NotOpened(errno) | NotKept::NotWritten(errno) | NotKept::NotSynced(errno) => {
-                Error::io(path, operation, errno)
-            }
+            NotKept::NotOpened(errno)
+            | NotKept::NotRead(errno)
+            | NotKept::NotWritten(errno)
+            | NotKept::NotSynced(errno) => Error::io(path, operation, errno),
             NotKept::Ahead(stored) => Error::TokenAhead { path, operation, stored },
         }
     }

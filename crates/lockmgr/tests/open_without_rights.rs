@@ -75,6 +75,14 @@ fn a_file_that_can_only_be_written() {
              descriptor"
         );
     }
+    // What may be in it nobody knows, so it is not for us to write.
+    for mechanism in ["flock", "ofd", "posix"] {
+        assert_eq!(
+            refused(&probe(&path, &format!("{somebody} {mechanism} fenced"))),
+            "cannot get a fencing token from the lock file: the lock file cannot be read, and may \
+             hold other data: Permission denied"
+        );
+    }
 }
 
 #[test]

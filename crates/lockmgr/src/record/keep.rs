@@ -40,8 +40,11 @@ use crate::sys::file::{self, KeptFile};
 pub(crate) enum NotKept {
     /// A reason of our own.
     Refused(&'static str),
+    /// The lock file can only be written, so that nobody knows what would be overwritten.
+    NotReadable,
     /// The lock file cannot be opened for writing.
     NotOpened(Errno),
+    NotRead(Errno),
     NotWritten(Errno),
     NotSynced(Errno),
     /// The stored token cannot have come about honestly.
@@ -102,9 +105,18 @@ pub(super) fn content<'a>(
     if !status.one_name {
         return Err(NotKept::Refused("it has another name, a hard link"));
     }
-    file::read_start(locked, start).ok().filter(|start| is_ours(start)).ok_or(NotKept::Refused(
-        "it holds data that lockmgr did not write; lock an empty file instead",
-    ))
+    let start = file::read_start(locked, start).map_err(|errno| match errno {
+        // It was opened for writing only, because reading is not allowed.
+        Errno::BADF => NotKept::NotReadable,
+        errno => NotKept::NotRead(errno),
+    })?;
+    if is_ours(start) {
+        Ok(start)
+    } else {
+        Err(NotKept::Refused(
+            "it holds data that lockmgr did not write; lock an empty file instead",
+        ))
+    }
 }
 
 /// Replaces the content by this line.

@@ -42,7 +42,7 @@ pub(crate) fn told(error: &Error, path: &Path) -> String {
 }
 
 /// The role. Words: `flock`, `ofd`, `posix`; `shared`; `try`, `timeout=MILLISECONDS`; `follow`,
-/// `no-create`, `parents`, `remove`, `fair`, `prefer-fair`, `mode=OCTAL`; `umask=OCTAL`, `user=UID`, `files=LIMIT`;
+/// `no-create`, `parents`, `remove`, `fair`, `prefer-fair`, `fenced`, `mode=OCTAL`; `umask=OCTAL`, `user=UID`, `files=LIMIT`;
 /// `named`, for which the path is a bare name, and `system`; `hold`.
 pub(crate) fn run(args: &[String]) {
     let path = from_hex(&args[0]);
@@ -61,6 +61,7 @@ pub(crate) fn run(args: &[String]) {
             "remove" => options.remove_on_release(true),
             "fair" => options.fair(true),
             "prefer-fair" => options.prefer_fair(true),
+            "fenced" => options.fenced(true),
             "mode" => options.creation_mode(octal()),
             _ => options,
         };
