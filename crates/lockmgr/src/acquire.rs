@@ -102,7 +102,7 @@ impl Request {
             if mode.conflicts_with(self.mode) && mode == Mode::Shared {
                 return match self.when {
                     When::Now => Err(self.busy(lock)),
-                    When::Until(_) | When::Forever => Err(self.own_thread(lock)),
+                    When::Until(_) | When::Forever => Err(self.own_thread(lock, bound)),
                 };
             }
             if let Some((mode, description)) = held::enter_again(handle.id) {
@@ -124,7 +124,7 @@ impl Request {
                 return Err(Error::Busy { path: handle.path(), operation, contention });
             }
             if turn.waits_for_own_thread() {
-                return Err(self.own_thread(lock));
+                return Err(self.own_thread(lock, bound));
             }
             if since.is_none() {
                 since = Some(Instant::now());
@@ -159,7 +159,7 @@ impl Request {
         loop {
             let claimed = match handle.claim(terms) {
                 Some(claimed) => claimed,
-                None => self.queue_up(lock, &mut terms)?,
+                None => self.queue_up(lock, bound, &mut terms)?,
             };
             match claimed {
                 Claimed::Turn(turn) => return Ok(Taken::Turn(turn)),
@@ -184,19 +184,19 @@ impl Request {
                     return Ok(Taken::Turn(queued.turn()));
                 }
                 Claimed::Busy => return Err(self.refused(lock)),
-                Claimed::Never => return Err(self.own_thread(lock)),
+                Claimed::Never => return Err(self.own_thread(lock, bound)),
             }
         }
     }
 
     /// Asks for the turn once more, now that it matters whether this thread itself is in the way.
-    fn queue_up(&self, lock: &FileLock, terms: &mut Terms) -> Result<Claimed> {
+    fn queue_up(&self, lock: &FileLock, bound: bool, terms: &mut Terms) -> Result<Claimed> {
         let handle = lock.handle();
         let mine = held::mode_through(handle.id);
         terms.again = mine == Some(Mode::Shared) && self.mode == Mode::Shared;
         let waits = self.when != When::Now;
         if waits && mine.is_some_and(|mine| mine.conflicts_with(self.mode)) {
-            return Err(self.own_thread(lock));
+            return Err(self.own_thread(lock, bound));
         }
         // The one attempt of a deadline that has passed is a try.
         terms.asker.trying |= self.limits().check().is_err();
@@ -205,9 +205,20 @@ impl Request {
         Ok(handle.claim_or_join(*terms, elsewhere))
     }
 
-    fn own_thread(&self, lock: &FileLock) -> Error {
-        let path = lock.handle().path();
-        Error::Deadlock { path, operation: self.operation(), own_thread: true, cycle: None }
+    fn own_thread(&self, lock: &FileLock, bound: bool) -> Error {
+        let handle = lock.handle();
+        // To make it exclusive would be a change of mode.
+        let same = held::mode_through(handle.id)
+            .is_some_and(|held| held == Mode::Exclusive || self.mode == Mode::Shared);
+        let advice = match (same, bound) {
+            (true, true) => "release it first, or make the handle re-entrant",
+            (true, false) if handle.settings.reentrant => {
+                "release it first; only guards that cannot leave the thread are re-entrant"
+            }
+            _ => "release it first",
+        };
+        let (path, operation) = (handle.path(), self.operation());
+        Error::Deadlock { path, operation, own_thread: true, cycle: None, advice }
     }
 
     /// What a try that was refused is told.

@@ -64,6 +64,8 @@ pub enum Error {
         own_thread: bool,
         /// The circle, where it is known.
         cycle: Option<Box<Deadlock>>,
+        /// What to do instead.
+        advice: &'static str,
     },
     /// A FIFO, socket, device or symbolic link, or a directory where that cannot work.
     /// Kind: `InvalidInput`.
@@ -304,6 +306,12 @@ impl Error {
         }
     }
 
+    /// A deadlock with others, so far without its members.
+    pub(crate) fn circle(path: Option<Arc<Path>>, operation: &'static str) -> Self {
+        let advice = "release what you hold and try again";
+        Error::Deadlock { path, operation, own_thread: false, cycle: None, advice }
+    }
+
     pub(crate) fn unsupported(
         path: Option<Arc<Path>>,
         operation: &'static str,
@@ -325,7 +333,7 @@ impl Error {
         error: Errno,
     ) -> Self {
         match error {
-            Errno::DEADLK => Error::Deadlock { path, operation, own_thread: false, cycle: None },
+            Errno::DEADLK => Error::circle(path, operation),
             Errno::BADF => Error::Permission {
                 path,
                 operation,
@@ -381,20 +389,17 @@ impl fmt::Display for Error {
                 contention.describe(self.path(), f)
             }
             Error::Cancelled { .. } => write!(f, "{shown}: the wait for the lock was cancelled"),
-            Error::Deadlock { own_thread: true, .. } => write!(
+            Error::Deadlock { own_thread: true, advice, .. } => write!(
                 f,
-                "{shown}: this thread holds the lock already and would wait for itself; \
-                 release it first, or make the handle re-entrant"
+                "{shown}: this thread holds the lock already and would wait for itself; {advice}"
             ),
-            Error::Deadlock { cycle: Some(cycle), .. } => write!(
+            Error::Deadlock { cycle: Some(cycle), advice, .. } => write!(
                 f,
-                "{shown}: the wait would never end, for this is a deadlock: {cycle}; \
-                 release what you hold and try again"
+                "{shown}: the wait would never end, for this is a deadlock: {cycle}; {advice}"
             ),
-            Error::Deadlock { own_thread: false, .. } => write!(
+            Error::Deadlock { own_thread: false, advice, .. } => write!(
                 f,
-                "{shown}: waiting would complete a deadlock with another process; \
-                 release what you hold and try again"
+                "{shown}: waiting would complete a deadlock with another process; {advice}"
             ),
             Error::NotLockable { reason, .. } => write!(f, "{shown}: {reason}"),
             Error::Permission { operation, reason, source, .. } => {

@@ -391,7 +391,7 @@ pub(crate) fn stopped(
     match stop {
         Stop::TimedOut => Error::TimedOut { path, operation, contention: contention() },
         Stop::Cancelled => Error::Cancelled { path, operation },
-        Stop::Deadlock => Error::Deadlock { path, operation, own_thread: false, cycle: None },
+        Stop::Deadlock => Error::circle(path, operation),
         Stop::NoAlarm => Error::unsupported(
             path,
             operation,

@@ -191,8 +191,8 @@ impl Turn {
         };
         let limits = Limits { watch: watch.as_ref(), ..limits };
         self.sleep_within(operation, limits).map_err(|error| match (error, watch) {
-            (Error::Deadlock { path, operation, own_thread, cycle: None }, Some(watch)) => {
-                Error::Deadlock { path, operation, own_thread, cycle: watch.found() }
+            (Error::Deadlock { path, operation, own_thread, cycle: None, advice }, Some(watch)) => {
+                Error::Deadlock { path, operation, own_thread, cycle: watch.found(), advice }
             }
             (error, _) => error,
         })

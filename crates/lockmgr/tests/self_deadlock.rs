@@ -222,6 +222,45 @@ fn a_hard_link_is_the_same_file() {
     }
 }
 
+/// What the error advises, after it has said what is wrong.
+#[track_caller]
+fn advice<T: std::fmt::Debug>(result: Result<T>) -> String {
+    let text = result.unwrap_err().to_string();
+    text.split_once("would wait for itself; ").expect(&text).1.to_owned()
+}
+
+#[test]
+fn what_is_advised_would_help() {
+    const REENTRANT: &str = "release it first, or make the handle re-entrant";
+    for mechanism in MECHANISMS {
+        ends(move || {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("a.lock");
+            let (plain, again) = (open(&path, mechanism), reentrant(&path, mechanism));
+            let held = plain.lock().unwrap();
+            assert_eq!(advice(plain.lock()), REENTRANT);
+            assert_eq!(advice(plain.lock_shared()), REENTRANT);
+            assert_eq!(advice(plain.acquire().wait_owned()), "release it first");
+            // No handle re-enters what another one holds.
+            assert_eq!(advice(again.lock()), "release it first");
+            assert_eq!(advice(open(&path, mechanism).lock()), "release it first");
+            drop(held);
+            // No handle becomes exclusive by being entered again.
+            for lock in [&plain, &again] {
+                let held = lock.lock_shared().unwrap();
+                assert_eq!(advice(lock.lock()), "release it first");
+                drop(held);
+            }
+            let held = again.lock().unwrap();
+            assert_eq!(
+                advice(again.acquire().wait_owned()),
+                "release it first; only guards that cannot leave the thread are re-entrant"
+            );
+            drop(held);
+        });
+    }
+}
+
 /// An owned guard may be released by any thread: waiting for it is no deadlock.
 #[test]
 fn owned_guards_are_not_judged() {

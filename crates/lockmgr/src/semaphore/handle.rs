@@ -173,7 +173,7 @@ impl Handle {
             Stop::TimedOut => Error::TimedOut { path, operation, contention: contention() },
             Stop::Cancelled => Error::Cancelled { path, operation },
             // No watch is set for it: who would have to let go, is not known of slots.
-            Stop::Deadlock => Error::Deadlock { path, operation, own_thread: false, cycle: None },
+            Stop::Deadlock => Error::circle(path, operation),
             Stop::NoAlarm => Error::unsupported(
                 path,
                 operation,
