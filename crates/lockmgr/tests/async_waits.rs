@@ -463,8 +463,7 @@ fn drop_at_every_stage(args: &[String]) {
     let (path, mechanism) = (&args[0], &args[1]);
     let (lock, other) = (open(path, mechanism), open(path, mechanism));
     let no_threads = || threads_named("lockmgr-wait") + threads_named("lockmgr-time") == 0;
-    // A handle that is used again within a short time keeps its directory open too.
-    let (threads, descriptors) = (thread_count(), descriptor_count() + 2);
+    let (threads, descriptors) = (thread_count(), descriptor_count());
     for timeout in [None, Some(FAR)] {
         let future = |lock: &FileLock| {
             let acquire = lock.acquire();
