@@ -233,7 +233,7 @@ impl Description {
     /// Sees to it that the lock file's name outlasts a power failure, whoever has created it.
     pub(crate) fn sync_directory(&self, place: &Place) -> Result<(), Errno> {
         if !self.name_is_durable.load(Ordering::Relaxed) {
-            file::sync_directory(&place.directory()?)?;
+            file::sync_directory(&place.directory()?, discard)?;
             self.name_is_durable.store(true, Ordering::Relaxed);
         }
         Ok(())

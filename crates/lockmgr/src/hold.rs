@@ -14,15 +14,17 @@ use crate::events;
 use crate::gate::Passage;
 use crate::handle::{Handle, State};
 use crate::held;
-use crate::inspect::{self, Contention};
+use crate::inspect::{self, Contention, HeldHere};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::record::{self, Keeping, NotKept};
-use crate::sys::file::{self, Identity};
+use crate::sys::file::{self, Identity, KeptFile};
 use crate::sys::fork;
 use crate::sys::lock::{self, Owner};
+use crate::visit::discard;
 
 const UNLOCK: &str = "unlock";
+const ADOPT: &str = "adopt";
 const REMOVE: &str = "remove the lock file";
 
 /// What came of removing the lock file, if that was tried.
@@ -484,42 +486,16 @@ impl Hold {
 
     /// Takes over a lock that the descriptor's open file description holds.
     pub(crate) fn adopt(fd: OwnedFd) -> Result<Self> {
-        const OPERATION: &str = "adopt";
-        let locks = inspect::held_through(&fd).map_err(|source| Error::Io {
-            path: None,
-            operation: OPERATION,
-            source,
-        })?;
-        let mut owned = locks.iter().filter(|lock| lock.mechanism != Mechanism::Posix);
-        let Some(&lock) = owned.next() else {
-            if file::is_on_fuse(&fd) {
-                return Err(Error::unsupported(
-                    None,
-                    OPERATION,
-                    "the server of this filesystem may keep the lock, and then the kernel does not tell \
-                     what the descriptor holds",
-                ));
+        let lock = match to_adopt(&fd) {
+            Ok(lock) => lock,
+            Err(error) => {
+                discard(KeptFile::keep(File::from(fd)));
+                return Err(error);
             }
-            return Err(Error::NotHeld { path: None, operation: OPERATION });
         };
-        if owned.next().is_some() {
-            return Err(Error::unsupported(
-                None,
-                OPERATION,
-                "the descriptor holds several locks, and a guard stands for one",
-            ));
-        }
-        if lock.mechanism == Mechanism::Ofd && lock.range.len().is_none() {
-            // A foreign lock to the end of the file covers the gates too; ours stops before them.
-            lock::record_unlock(&fd, Owner::Description, Range::BEYOND)
-                .map_err(|errno| Error::io(None, OPERATION, errno))?;
-        }
-        // It was inheritable, for us to get it; our own children are not meant.
-        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)
-            .map_err(|errno| Error::io(None, OPERATION, errno))?;
         let settings =
             Settings { mechanism: lock.mechanism, range: lock.range, ..Settings::default() };
-        let handle = Arc::new(Handle::of_file(File::from(fd), settings, OPERATION)?);
+        let handle = Arc::new(Handle::of_file(File::from(fd), settings, ADOPT)?);
         let description = {
             let mut state = handle.state();
             state.queue.add(lock.mode);
@@ -531,6 +507,42 @@ impl Hold {
         let generation = fork::generation();
         Ok(Self::new(handle, description, generation, lock.mode, false, Duration::ZERO))
     }
+}
+
+/// The lock that the descriptor's open file description holds, made ready for a guard.
+fn to_adopt(fd: &OwnedFd) -> Result<HeldHere> {
+    let locks = inspect::held_through(fd).map_err(|source| Error::Io {
+        path: None,
+        operation: ADOPT,
+        source,
+    })?;
+    let mut owned = locks.iter().filter(|lock| lock.mechanism != Mechanism::Posix);
+    let Some(&lock) = owned.next() else {
+        if file::is_on_fuse(fd) {
+            return Err(Error::unsupported(
+                None,
+                ADOPT,
+                "the server of this filesystem may keep the lock, and then the kernel does not tell \
+                 what the descriptor holds",
+            ));
+        }
+        return Err(Error::NotHeld { path: None, operation: ADOPT });
+    };
+    if owned.next().is_some() {
+        return Err(Error::unsupported(
+            None,
+            ADOPT,
+            "the descriptor holds several locks, and a guard stands for one",
+        ));
+    }
+    if lock.mechanism == Mechanism::Ofd && lock.range.len().is_none() {
+        // A foreign lock to the end of the file covers the gates too; ours stops before them.
+        lock::record_unlock(fd, Owner::Description, Range::BEYOND)
+            .map_err(|errno| Error::io(None, ADOPT, errno))?;
+    }
+    // It was inheritable, for us to get it; our own children are not meant.
+    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(|errno| Error::io(None, ADOPT, errno))?;
+    Ok(lock)
 }
 
 impl Drop for Hold {

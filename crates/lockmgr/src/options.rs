@@ -10,6 +10,8 @@ use crate::file_lock::FileLock;
 use crate::mode::{Mechanism, Range};
 use crate::name::{self, Scope};
 use crate::record::Wanted;
+use crate::sys::file::KeptFile;
+use crate::visit::discard;
 
 /// Builds a [`FileLock`].
 ///
@@ -508,6 +510,14 @@ impl FileLockOptions {
     /// [`record`](Self::record) can be kept in it. A forked child gets
     /// [`Error::Forked`] from it.
     pub fn from_file(&self, file: File) -> Result<FileLock> {
+        if let Err(error) = self.check_unnamed() {
+            discard(KeptFile::keep(file));
+            return Err(error);
+        }
+        FileLock::of_file(file, self.settings.clone())
+    }
+
+    fn check_unnamed(&self) -> Result<()> {
         self.check(None)?;
         if self.settings.remove_on_release {
             return Err(Error::unsupported(None, OPEN, "a lock without a path cannot be removed"));
@@ -516,7 +526,7 @@ impl FileLockOptions {
             let reason = "no record can be kept in a file that the program opened for itself";
             return Err(Error::unsupported(None, OPEN, reason));
         }
-        FileLock::of_file(file, self.settings.clone())
+        Ok(())
     }
 
     fn check(&self, path: Option<&Path>) -> Result<()> {

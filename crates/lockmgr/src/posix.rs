@@ -32,7 +32,7 @@ use crate::held;
 use crate::keeper;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::queue::{Asker, Node};
-use crate::sys::file::{Identity, KeptFile};
+use crate::sys::file::{self, Identity, KeptFile};
 use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 use crate::sys::lock::{self, Owner, Patience};
 use crate::wait::{Limits, Stop};
@@ -330,6 +330,7 @@ pub(crate) fn spare(identity: Identity) -> Option<KeptFile> {
 
 fn registry_for_use() -> MutexGuard<'static, Registry> {
     let process = PROCESS.get();
+    file::closes_matter_now();
     process.ever_used.store(true, Ordering::SeqCst);
     while process.closing.load(Ordering::SeqCst) != 0 {
         thread::yield_now();

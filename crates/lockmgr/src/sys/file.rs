@@ -4,13 +4,19 @@
 //! started with its standard output closed must not print into a lock file), and lists the
 //! descriptor for the at-fork handler ([`fork`]).
 //!
+//! The kernel gives the lowest number that is free. What lands on 0 to 2 is moved up, which closes a
+//! descriptor, and in a process with `posix` locks a close has consequences. So once there may be such
+//! locks ([`closes_matter_now`]) the free numbers among those three are taken for the time of an open,
+//! by descriptors whose close has none (`O_PATH`). Where another thread closes a stream in that very
+//! moment, what landed is given to whoever knows when it can be closed.
+//!
 //! References: `open(2)`, `stat(2)`, `pwrite(2)`, `ftruncate(2)`, `fsync(2)`, `unlink(2)`, `fcntl(2)`.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawMode, Stat, Timespec, Timestamps,
@@ -36,15 +42,16 @@ impl KeptFile {
 
     /// Opens and lists as one step, as far as a fork in another thread is concerned. `open` is
     /// called again, told so by its argument, until no fork came between; `discard` closes what was
-    /// opened in vain.
+    /// opened in vain, and what landed on a standard stream.
     pub(super) fn open_with(
         mut open: impl FnMut(bool) -> Result<OwnedFd, Errno>,
         discard: fn(Self),
     ) -> Result<Self, Errno> {
+        let _streams = CLOSES_MATTER.load(Ordering::SeqCst).then(take_closed_streams);
         let mut watch = fork::Watch::new();
         let mut again = false;
         loop {
-            let kept = Self::list(File::from(open(again)?));
+            let kept = Self::list(File::from(above_standard_streams(open(again)?, discard)?));
             if watch.saw_no_fork() {
                 return Ok(kept);
             }
@@ -86,6 +93,36 @@ impl AsFd for KeptFile {
 
 /// The lowest descriptor that is not a standard stream.
 const FIRST_FREE: RawFd = 3;
+
+/// The close of a descriptor may drop locks of this process.
+static CLOSES_MATTER: AtomicBool = AtomicBool::new(false);
+
+/// From now on the process may have locks that closing a descriptor drops.
+pub(crate) fn closes_matter_now() {
+    CLOSES_MATTER.store(true, Ordering::SeqCst);
+}
+
+/// Takes the numbers of the standard streams that are closed, until the descriptors are dropped. Where
+/// there are none left to do it with, what is about to be opened cannot be opened either.
+fn take_closed_streams() -> Vec<OwnedFd> {
+    // SAFETY: the call has no memory effects, whatever the number.
+    let is_closed = |fd: &RawFd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } == -1;
+    let place_holder = |_| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(c"/", flags, Permissions::empty()).ok()
+    };
+    (0..FIRST_FREE).filter(is_closed).filter_map(place_holder).collect()
+}
+
+/// Moves what landed on a standard stream. The descriptor it leaves is given to `discard`.
+fn above_standard_streams(fd: OwnedFd, discard: fn(KeptFile)) -> Result<OwnedFd, Errno> {
+    if fd.as_raw_fd() >= FIRST_FREE {
+        return Ok(fd);
+    }
+    let moved = rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_FREE);
+    discard(KeptFile::list(File::from(fd)));
+    moved
+}
 
 /// What one `open` asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,11 +178,9 @@ pub(crate) fn open(
             // We have made it ourselves. If it has gone since, or cannot be opened like this, the
             // caller is to begin anew.
             let flags = flags.difference(OFlags::CREATE | OFlags::EXCL);
-            return retry(|| rustix::fs::open(path, flags, permissions))
-                .and_then(above_standard_streams)
-                .map_err(|_| Errno::EXIST);
+            return retry(|| rustix::fs::open(path, flags, permissions)).map_err(|_| Errno::EXIST);
         }
-        retry(|| rustix::fs::open(path, flags, permissions)).and_then(above_standard_streams)
+        retry(|| rustix::fs::open(path, flags, permissions))
     };
     KeptFile::open_with(open, discard)
 }
@@ -170,9 +205,7 @@ pub(crate) fn make_exactly(
     }
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
     let wanted = Permissions::from_raw_mode(permissions as RawMode);
-    let open = |_again| {
-        retry(|| rustix::fs::open(directory, flags, wanted)).and_then(above_standard_streams)
-    };
+    let open = |_again| retry(|| rustix::fs::open(directory, flags, wanted));
     let opened = KeptFile::open_with(open, drop);
     let unnamed = match opened {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return Ok(false),
@@ -201,10 +234,7 @@ pub(crate) fn make_exactly(
 /// A directory, as an anchor for names in it (`O_PATH`).
 pub(crate) fn open_directory(path: &CStr) -> Result<KeptFile, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |_again| {
-        retry(|| rustix::fs::open(path, flags, Permissions::empty()))
-            .and_then(above_standard_streams)
-    };
+    let open = |_again| retry(|| rustix::fs::open(path, flags, Permissions::empty()));
     KeptFile::open_with(open, drop)
 }
 
@@ -214,10 +244,7 @@ pub(crate) fn pin(path: &CStr, follow: bool) -> Result<KeptFile, Errno> {
     if !follow {
         flags |= OFlags::NOFOLLOW;
     }
-    let open = |_again| {
-        retry(|| rustix::fs::open(path, flags, Permissions::empty()))
-            .and_then(above_standard_streams)
-    };
+    let open = |_again| retry(|| rustix::fs::open(path, flags, Permissions::empty()));
     KeptFile::open_with(open, drop)
 }
 
@@ -246,13 +273,6 @@ pub(crate) fn sleep_out_lease(
     let opened = rustix::fs::open(path, flags, Permissions::empty())?;
     discard(KeptFile::list(File::from(opened)));
     Ok(())
-}
-
-pub(super) fn above_standard_streams(fd: OwnedFd) -> Result<OwnedFd, Errno> {
-    if fd.as_raw_fd() >= FIRST_FREE {
-        return Ok(fd);
-    }
-    rustix::io::fcntl_dupfd_cloexec(&fd, FIRST_FREE)
 }
 
 /// Sets the file's times to now, which whoever watches the file is told of. Needs no more than a
@@ -396,10 +416,8 @@ pub(crate) fn scratch(directory: &KeptFile, name: &CStr) -> Result<[KeptFile; 2]
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let permissions = Permissions::from_raw_mode(0o600);
     let open_at = |path: &CStr, more: OFlags| {
-        let open = |_again| {
-            retry(|| rustix::fs::openat(directory, path, flags | more, permissions))
-                .and_then(above_standard_streams)
-        };
+        let open =
+            |_again| retry(|| rustix::fs::openat(directory, path, flags | more, permissions));
         KeptFile::open_with(open, drop)
     };
     if let Ok(one) = open_at(c".", OFlags::TMPFILE) {
@@ -457,15 +475,15 @@ pub(crate) fn sync(file: impl AsFd) -> Result<(), Errno> {
     retry(|| rustix::fs::fdatasync(&file))
 }
 
-/// Waits until the names in the directory, which may be one of [`open_directory`], are on its disk.
-pub(crate) fn sync_directory(directory: &KeptFile) -> Result<(), Errno> {
+/// Waits until the names in the directory, which may be one of [`open_directory`], are on its disk. What
+/// is opened for it is given to `discard`: a directory can be a lock file, too.
+pub(crate) fn sync_directory(directory: &KeptFile, discard: fn(KeptFile)) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |_again| {
-        retry(|| rustix::fs::openat(directory, c".", flags, Permissions::empty()))
-            .and_then(above_standard_streams)
-    };
-    let readable = KeptFile::open_with(open, drop)?;
-    retry(|| rustix::fs::fsync(&readable))
+    let open = |_again| retry(|| rustix::fs::openat(directory, c".", flags, Permissions::empty()));
+    let readable = KeptFile::open_with(open, discard)?;
+    let synced = retry(|| rustix::fs::fsync(&readable));
+    discard(readable);
+    synced
 }
 
 /// A cheap clock for "how long ago", in nanoseconds; it may lag by some milliseconds.

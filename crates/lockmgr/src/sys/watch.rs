@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 #[cfg(doc)]
 use crate::sys::file;
-use crate::sys::file::{KeptFile, above_standard_streams, retry};
+use crate::sys::file::{KeptFile, retry};
 
 /// What a watched file has told.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -47,10 +47,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new() -> Result<Self, Errno> {
-        let open = |_again| {
-            inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-                .and_then(above_standard_streams)
-        };
+        let open = |_again| inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
         Ok(Self { instance: KeptFile::open_with(open, drop)?, descriptor: None })
     }
 

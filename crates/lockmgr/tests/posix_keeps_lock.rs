@@ -1,0 +1,120 @@
+//! Promise 8, for `posix` locks, which the kernel drops when the process closes any descriptor of the
+//! file: no close of the library's does, and none that it puts off for their sake costs anybody
+//! anything.
+
+mod support;
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use lockmgr::inspect::{self, Record};
+use lockmgr::{Error, FileLock, FileLockOptions, Mechanism, OwnedFileLockGuard};
+use support::roles::others_get_it;
+use support::{alone, raw, roles, serve};
+
+#[test]
+fn worker() {
+    serve(&[
+        roles::TRY,
+        ("close a stream", close_a_stream),
+        ("sync the directory", sync_the_directory),
+        ("refuse descriptors", refuse_descriptors),
+    ]);
+}
+
+/// What becomes of the lock file, and of a descriptor.
+type Opens = fn(&Path);
+type Refuses = fn(File);
+
+fn posix() -> FileLockOptions {
+    FileLock::options().mechanism(Mechanism::Posix)
+}
+
+/// Runs a role with the path of a lock file that is there.
+fn alone_with_a_file(role: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    fs::write(&path, "").unwrap();
+    alone(role, &[path.to_str().unwrap()]);
+}
+
+#[test]
+fn a_closed_standard_stream_costs_no_lock() {
+    alone_with_a_file("close a stream");
+}
+
+/// What opens the lock file gets the number of a stream that is closed, and cannot stay there.
+fn close_a_stream(args: &[String]) {
+    let path = Path::new(&args[0]);
+    let openers: [(&str, Opens); 6] = [
+        ("posix", |path| drop(posix().open(path).unwrap())),
+        ("flock", |path| drop(FileLock::open(path).unwrap())),
+        ("fair", |path| drop(FileLock::options().fair(true).open(path).unwrap().lock().unwrap())),
+        ("note", |path| drop(FileLock::options().note("x").open(path).unwrap().lock().unwrap())),
+        ("record", |path| drop(Record::of_lock(path))),
+        ("success", |path| assert_eq!(inspect::last_success(path), None)),
+    ];
+    let lock = posix().open(path).unwrap();
+    for stream in 0..2 {
+        let kept = raw::duplicate(stream);
+        for (name, open) in openers {
+            let guard = lock.lock().unwrap();
+            raw::close(stream);
+            open(path);
+            // The lowest number that is free: nothing of ours is there.
+            assert_eq!(raw::duplicate(kept), stream, "{name}");
+            assert!(!others_get_it(&[&args[0], "posix"]), "{name}: the lock is lost");
+            guard.unlock().unwrap();
+            assert!(others_get_it(&[&args[0], "posix"]), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_lock_on_the_directory_outlasts_a_durable_record() {
+    alone_with_a_file("sync the directory");
+}
+
+fn sync_the_directory(args: &[String]) {
+    let directory = Path::new(&args[0]).parent().unwrap();
+    let held = posix().open(directory).unwrap();
+    let guard = held.lock_shared().unwrap();
+    let locks = || support::kernel_locks(directory).0;
+    assert_eq!(locks(), 1);
+    let durable = FileLock::options().fenced(true).durable(true).open(&args[0]).unwrap();
+    drop(durable.lock().unwrap());
+    assert_eq!(locks(), 1, "the lock is lost");
+    drop(guard);
+    assert_eq!(locks(), 0);
+}
+
+#[test]
+fn a_refused_descriptor_costs_no_lock() {
+    alone_with_a_file("refuse descriptors");
+}
+
+fn refuse_descriptors(args: &[String]) {
+    let path = Path::new(&args[0]);
+    let lock = posix().open(path).unwrap();
+    let refusals: [(&str, Refuses); 3] = [
+        ("adopt", |file| {
+            let error = OwnedFileLockGuard::adopt(OwnedFd::from(file)).unwrap_err();
+            assert!(matches!(error, Error::NotHeld { .. }), "{error}");
+        }),
+        ("record", |file| drop(FileLock::options().note("x").from_file(file).unwrap_err())),
+        ("remove", |file| {
+            drop(FileLock::options().remove_on_release(true).from_file(file).unwrap_err());
+        }),
+    ];
+    for (name, refuse) in refusals {
+        let guard = lock.lock().unwrap();
+        let file = File::open(path).unwrap();
+        let number = file.as_raw_fd();
+        refuse(file);
+        assert!(!others_get_it(&[&args[0], "posix"]), "{name}: the lock is lost");
+        guard.unlock().unwrap();
+        // Nor does it stay open for longer.
+        assert!(!Path::new(&format!("/proc/self/fd/{number}")).exists(), "{name}");
+    }
+}
