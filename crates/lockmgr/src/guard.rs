@@ -246,9 +246,11 @@ impl OwnedFileLockGuard {
     /// The guard knows no path, so a deleted lock file is not noticed through it.
     ///
     /// # Errors
-    /// [`Error::NotHeld`] when the descriptor holds no `flock` or `ofd`
-    /// lock; [`Error::Unsupported`] when it holds several, or on a FUSE filesystem, whose server may keep
-    /// the lock without the kernel's knowing; [`Error::Io`] when `/proc` cannot be read.
+    /// The descriptor is closed then; keep a copy if what it holds is not to go with it.
+    /// [`Error::NotHeld`] when it holds no `flock` or `ofd` lock; [`Error::Unsupported`] when it holds
+    /// several, or one that begins at or beyond [`Range::LIMIT`](crate::Range::LIMIT), or on a FUSE
+    /// filesystem, whose server may keep the lock without the kernel's knowing; [`Error::Io`] when
+    /// `/proc` cannot be read.
     ///
     /// # References
     /// `proc_pid_fdinfo(5)`

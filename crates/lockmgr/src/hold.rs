@@ -535,6 +535,14 @@ fn to_adopt(fd: &OwnedFd) -> Result<HeldHere> {
             "the descriptor holds several locks, and a guard stands for one",
         ));
     }
+    if lock.mechanism == Mechanism::Ofd && lock.range.start() >= Range::LIMIT {
+        return Err(Error::unsupported(
+            None,
+            ADOPT,
+            "the lock begins at or beyond 2^62, where no guard has one: it is a gate, or another \
+             program's",
+        ));
+    }
     if lock.mechanism == Mechanism::Ofd && lock.range.len().is_none() {
         // A foreign lock to the end of the file covers the gates too; ours stops before them.
         lock::record_unlock(fd, Owner::Description, Range::BEYOND)

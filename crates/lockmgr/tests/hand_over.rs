@@ -20,7 +20,9 @@ use rustix::net::{
 };
 use support::process::{inherited, is_alive};
 use support::roles::others_get_it;
-use support::{BOUND, Worker, eventually, hear, roles, say, serve, skip, wait_for_blocked};
+use support::{
+    BOUND, Worker, eventually, hear, kernel_locks, raw, roles, say, serve, skip, wait_for_blocked,
+};
 use tempfile::TempDir;
 
 #[test]
@@ -280,6 +282,31 @@ fn what_holds_no_lock_is_not_adopted() {
     assert!(guards.0.is_held() && guards.1.is_held());
     drop(guards);
     assert!(not_held(copy()));
+}
+
+#[test]
+fn a_foreign_lock_beyond_all_of_ours_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let lock_bytes = |bytes| {
+        let file = File::create(&path).unwrap();
+        raw::take_lock(file.as_raw_fd(), Mechanism::Ofd, Mode::Exclusive, bytes, false).unwrap();
+        file
+    };
+    let beyond = i64::try_from(Range::LIMIT).unwrap();
+    for bytes in [(beyond + 10, 0), (beyond, 0), (beyond, 1), (beyond + 10, 5)] {
+        let file = lock_bytes(bytes);
+        let copy = OwnedFd::from(file.try_clone().unwrap());
+        let error = OwnedFileLockGuard::adopt(copy).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{bytes:?}: {error}");
+        assert!(error.to_string().contains("2^62"), "{error}");
+        assert_eq!(kernel_locks(&path).0, 1, "{bytes:?}: it is still held");
+    }
+    // One that reaches there from below loses that part, which no lock of ours has.
+    let guard = OwnedFileLockGuard::adopt(OwnedFd::from(lock_bytes((beyond - 1, 0)))).unwrap();
+    assert_eq!(kernel_locks(&path).0, 1);
+    guard.unlock().unwrap();
+    assert_eq!(kernel_locks(&path).0, 0);
 }
 
 fn posix_file(path: &Path) -> File {
