@@ -93,8 +93,8 @@ pub(crate) struct Settings {
     pub(crate) durable: bool,
 }
 
-/// Whether acquisitions pass the gate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Whether acquisitions pass the gate; the later one asks for more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Fairness {
     Off,
     /// Where there can be a gate.
@@ -120,6 +120,41 @@ impl Default for Settings {
             durable: false,
             deadlock: OnDeadlock::Ignore,
         }
+    }
+}
+
+impl Settings {
+    /// These, and whatever else a hold with the other ones would have.
+    pub(crate) fn united_with(&self, other: &Self) -> Self {
+        let record = match (&self.record, &other.record) {
+            (Some(one), Some(other)) => Some(Arc::new(one.or(other))),
+            (one, other) => one.as_ref().or(other.as_ref()).cloned(),
+        };
+        let fails = [self.deadlock, other.deadlock].contains(&OnDeadlock::Fail);
+        Self {
+            writable: self.writable || other.writable,
+            remove_on_release: self.remove_on_release || other.remove_on_release,
+            reentrant: self.reentrant || other.reentrant,
+            fairness: self.fairness.max(other.fairness),
+            deadlock: if fails { OnDeadlock::Fail } else { OnDeadlock::Ignore },
+            record,
+            fenced: self.fenced || other.fenced,
+            durable: self.durable || other.durable,
+            ..self.clone()
+        }
+    }
+
+    /// Whether a hold with these has all that one with the other ones has.
+    pub(crate) fn give_all_of(&self, other: &Self) -> bool {
+        let united = self.united_with(other);
+        self.writable == united.writable
+            && self.remove_on_release == united.remove_on_release
+            && self.reentrant == united.reentrant
+            && self.fairness == united.fairness
+            && self.deadlock == united.deadlock
+            && self.record == united.record
+            && self.fenced == united.fenced
+            && self.durable == united.durable
     }
 }
 

@@ -82,11 +82,20 @@ pub(crate) struct Lasting {
 }
 
 /// What a holder wants to have said.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// The program's own command line if there is none.
     pub(crate) command: Option<Vec<OsString>>,
     pub(crate) note: Option<String>,
+}
+
+impl Wanted {
+    /// This, and what it leaves open as the other one has it.
+    pub(crate) fn or(&self, other: &Self) -> Self {
+        let command = self.command.as_ref().or(other.command.as_ref()).cloned();
+        let note = self.note.as_ref().or(other.note.as_ref()).cloned();
+        Self { command, note }
+    }
 }
 
 /// Returns whether a file that begins with these bytes holds nothing but a record of ours: one

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lockmgr::{
-    CancelToken, Error, FileLock, FileLockOptions, LockSet, Mechanism, Mode, OwnedLockSetGuard,
-    Range,
+    CancelToken, Error, FileLock, FileLockOptions, LockSet, LockSetGuard, Mechanism, Mode,
+    OwnedLockSetGuard, Range,
 };
 use support::roles::{holder, others_get_it, release};
 use support::{BOUND, Worker, eventually, kernel_locks, roles, serve, tasks, wait_for_blocked};
@@ -334,6 +334,64 @@ fn what_is_given_twice_is_taken_once_in_the_stronger_mode() {
 }
 
 #[test]
+fn what_is_taken_as_one_has_the_options_of_all() {
+    let scene = Scene::new();
+    let options = FileLock::options;
+    let open = |options: FileLockOptions, name: &str| options.open(scene.path(name)).unwrap();
+    let both_orders = |one: &FileLock, other: &FileLock, look: &dyn Fn(&LockSetGuard<'_>)| {
+        for (first, second) in [(one, other), (other, one)] {
+            for mode in [Mode::Shared, Mode::Exclusive] {
+                let set = LockSet::new().with(first, mode).exclusive(second);
+                let guard = set.lock().unwrap();
+                assert_eq!(guard.iter().count(), 1);
+                look(&guard);
+                guard.unlock().unwrap();
+            }
+        }
+    };
+    let content = |name| fs::read_to_string(scene.path(name)).unwrap();
+    let (plain, fenced) = (scene.open("a"), open(options().fenced(true), "a"));
+    both_orders(&plain, &fenced, &|guard| {
+        assert!(guard.get(0).unwrap().token().is_some() && guard.get(1).unwrap().token().is_some());
+    });
+    // Each asks for something that the other does not.
+    let noted = open(options().note("x").durable(true), "a");
+    both_orders(&noted, &fenced, &|guard| {
+        assert!(guard.get(0).unwrap().token().is_some());
+        assert!(content("a").contains("\"note\":\"x\""), "{}", content("a"));
+    });
+    let (one, two) = (open(options().note("1"), "a"), open(options().note("2"), "a"));
+    drop(LockSet::new().exclusive(&two).exclusive(&one).lock().unwrap());
+    assert!(content("a").contains("\"note\":\"2\""), "the first counts: {}", content("a"));
+    let writable = open(options().writable(true), "a");
+    both_orders(&plain, &writable, &|guard| {
+        rustix::io::write(guard.get(0).unwrap().file(), b"").unwrap();
+    });
+
+    let brought = || FileLock::from_file(fs::File::open(scene.path("b")).unwrap()).unwrap();
+    let removing = || open(options().remove_on_release(true), "b");
+    for by_file in [false, true] {
+        for order in [false, true] {
+            let removing = removing();
+            let plain = if by_file { brought() } else { scene.open("b") };
+            let (first, second) = if order { (&plain, &removing) } else { (&removing, &plain) };
+            LockSet::new().exclusive(first).exclusive(second).lock().unwrap().unlock().unwrap();
+            assert!(!scene.path("b").exists(), "removed on release");
+        }
+    }
+    let (removing, fenced) = (removing(), open(options().fenced(true), "b"));
+    for set in [
+        LockSet::new().exclusive(&removing).exclusive(&fenced),
+        LockSet::new().shared(&fenced).exclusive(&removing),
+    ] {
+        let error = set.lock().unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("forget"), "{error}");
+    }
+    assert!(scene.is_free("b"));
+}
+
+#[test]
 fn missing_files_are_recognised_by_their_names() {
     let scene = Scene::new();
     symlink(scene.dir.path(), scene.path("elsewhere")).unwrap();
@@ -386,7 +444,7 @@ fn waiting_for_oneself_is_an_error() {
     let scene = Scene::new();
     let (a, b, again) = (scene.open("a"), scene.open("b"), scene.open("a"));
     let set = LockSet::new().exclusive(&b).exclusive(&a);
-    let own_thread = |result: lockmgr::Result<lockmgr::LockSetGuard<'_>>| {
+    let own_thread = |result: lockmgr::Result<LockSetGuard<'_>>| {
         let error = result.unwrap_err();
         assert!(matches!(error, Error::Deadlock { own_thread: true, .. }), "{error}");
     };

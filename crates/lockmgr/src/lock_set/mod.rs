@@ -55,8 +55,11 @@ use plan::Plan;
 /// [fair](crate::FileLockOptions::fair) help: the set queues at the gate of the lock that was busy.
 /// Programs that mostly need the same few locks together are better off with one lock for them all.
 ///
-/// Locks that are given twice, by whatever path, are taken once, in the stronger mode. Ranges that
-/// overlap are taken as one range that covers them.
+/// Locks that are given twice, by whatever path, are taken once, in the stronger mode, and with the
+/// [options](crate::FileLockOptions) of all: if one of them is to be recorded, fenced, durable, fair,
+/// writable, re-entrant or removed on release, or to look for deadlocks, the one that is taken is too. Of
+/// two notes, and of two recorded commands, the first counts. Ranges that overlap are taken as one range
+/// that covers them.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?; let path = |name: &str| dir.path().join(name);
@@ -135,7 +138,9 @@ impl LockSet {
     /// # Errors
     /// Those of the single locks; nothing is held then. [`Error::Deadlock`] if this thread holds
     /// one of the locks already by a guard that cannot leave it; [`Error::Unsupported`] if locks of
-    /// the set exclude each other for good: an `ofd` and a `posix` lock on the same bytes.
+    /// the set exclude each other for good: an `ofd` and a `posix` lock on the same bytes, or, on one
+    /// file, a [fenced](crate::FileLockOptions::fenced) one and one to be
+    /// [removed](crate::FileLockOptions::remove_on_release).
     pub fn lock(&self) -> Result<LockSetGuard<'_>> {
         self.acquire().wait()
     }

@@ -2,8 +2,9 @@
 //!
 //! Two locks meet when they are of one file, by whatever path, in one of the kernel's two spaces
 //! (`flock`, and record locks), and their ranges overlap. They are taken through the first handle
-//! whose range covers both, or, where none does, through one that is made for it, in the stronger of
-//! their modes. A file that does not exist yet is told by its name in its directory.
+//! whose range covers both and whose hold has all that both are to have (a record, a token, a gate and
+//! so on), or, where there is none, through one that is made for it, in the stronger of their modes. A
+//! file that does not exist yet is told by its name in its directory.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -73,15 +74,17 @@ impl Entry {
 
     /// Takes in another one that it meets.
     fn merge(&mut self, other: Self) -> Result<()> {
-        let union = self.range.union(other.range);
-        if union == self.range {
+        let range = self.range.union(other.range);
+        let wanted = self.settings().united_with(other.settings());
+        let serves = |entry: &Self| entry.range == range && entry.settings().give_all_of(&wanted);
+        if serves(self) {
             // As it is.
-        } else if union == other.range {
+        } else if serves(&other) {
             self.lock = other.lock;
         } else {
-            self.lock = self.widened(union)?;
+            self.lock = self.made_for_both(&other, Settings { range, ..wanted })?;
         }
-        self.range = union;
+        self.range = range;
         if other.mode == Mode::Exclusive {
             self.mode = Mode::Exclusive;
         }
@@ -89,14 +92,26 @@ impl Entry {
         Ok(())
     }
 
-    fn widened(&self, range: Range) -> Result<FileLock> {
-        match self.lock.path() {
-            Some(path) => FileLock::lazily_at(path, Settings { range, ..self.settings().clone() }),
-            None => Err(self.unsupported(
-                "ranges of the set overlap on a file that the program opened itself; give one \
-                 range that covers both",
-            )),
+    fn made_for_both(&self, other: &Self, wanted: Settings) -> Result<FileLock> {
+        if wanted.fenced && wanted.remove_on_release {
+            return Err(self.unsupported(
+                "one lock of the set is to have fencing tokens, and another on the same file is to \
+                 remove it on release, which would forget the last one; leave the lock file there",
+            ));
         }
+        let named = [other, self].into_iter().filter_map(|entry| Some((entry, entry.lock.path()?)));
+        // What is removed is the name that was given with this option.
+        let base = named.max_by_key(|(entry, _)| entry.settings().remove_on_release);
+        let Some((base, path)) = base else {
+            return Err(self.unsupported(
+                "ranges of the set overlap on a file that the program opened itself, or its handles \
+                 have different options; give one handle that has them all and covers both ranges",
+            ));
+        };
+        let Settings { creation_mode, create, create_parents, follow_symlinks, .. } =
+            *base.settings();
+        let opened = Settings { creation_mode, create, create_parents, follow_symlinks, ..wanted };
+        FileLock::lazily_at(path, opened)
     }
 
     fn unsupported(&self, reason: &str) -> Error {
