@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::hold::Hold;
 use crate::mode::{Mechanism, Mode};
 use crate::place::Place;
+use crate::sys::file::Identity;
 
 /// A held lock, released when dropped. It stays in the thread that acquired it.
 ///
@@ -136,6 +137,10 @@ macro_rules! guard_methods {
             /// what looking the path up met.
             pub fn still_current(&self) -> Result<bool> {
                 self.hold.still_current()
+            }
+
+            pub(crate) fn identity(&self) -> Identity {
+                self.hold.identity()
             }
 
             /// Returns whether the lock file lies on a filesystem that other machines may share. There even

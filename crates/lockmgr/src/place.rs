@@ -92,6 +92,15 @@ impl Place {
         file::status_at_path(&self.c_path, follow).ok().map(|status| status.identity)
     }
 
+    /// Whether the path names this file now.
+    pub(crate) fn names(&self, identity: Identity, follow: bool) -> Result<bool, Errno> {
+        match file::status_at_path(&self.c_path, follow) {
+            Ok(status) => Ok(status.identity == identity),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Opens the directory that the path leads to now.
     pub(crate) fn anchor(&self) -> Result<Anchor, Errno> {
         let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);

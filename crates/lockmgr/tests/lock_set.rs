@@ -476,6 +476,44 @@ fn unlock_releases_all_in_reverse_and_tells_the_first_error() {
 }
 
 #[test]
+fn every_path_of_what_was_taken_as_one_is_looked_at() {
+    for way in WAYS {
+        for by_file in [false, true] {
+            let scene = Scene::new();
+            fs::write(scene.path("a"), "").unwrap();
+            fs::hard_link(scene.path("a"), scene.path("b")).unwrap();
+            let first = if by_file {
+                FileLock::from_file(fs::File::open(scene.path("a")).unwrap()).unwrap()
+            } else {
+                scene.open("a")
+            };
+            let set = LockSet::new().exclusive(&first).exclusive(&scene.open("b"));
+            acquire(&set, way, BOUND, &CancelToken::new(), || ()).unwrap();
+            let error = acquire(&set, way, BOUND, &CancelToken::new(), || {
+                fs::remove_file(scene.path("b")).unwrap();
+                drop(scene.open("b").try_lock().expect("somebody else has the new one"));
+            })
+            .unwrap_err();
+            assert!(matches!(error, Error::Replaced { while_held: true, .. }), "{error}");
+            assert_eq!(error.path(), Some(&*scene.path("b")), "{way:?}");
+            assert!(scene.is_free("a"));
+        }
+    }
+    let scene = Scene::new();
+    let a = scene.open("a");
+    fs::hard_link(scene.path("a"), scene.path("b")).unwrap();
+    let set = LockSet::new().exclusive(&a).exclusive(&scene.open("b"));
+    let guard = set.lock().unwrap();
+    assert!(guard.still_current().unwrap());
+    fs::rename(scene.path("b"), scene.path("c")).unwrap();
+    assert!(!guard.still_current().unwrap());
+    assert!(guard.iter().all(|single| single.still_current().unwrap()), "by its own path");
+    fs::rename(scene.path("c"), scene.path("b")).unwrap();
+    assert!(guard.still_current().unwrap());
+    guard.unlock().unwrap();
+}
+
+#[test]
 fn a_path_that_comes_to_name_another_file_is_locked_there_too() {
     for way in WAYS {
         let scene = Scene::new();

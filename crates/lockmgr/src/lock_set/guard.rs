@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::file_lock::FileLock;
 use crate::guard::{FileLockGuard, OwnedFileLockGuard};
 use crate::hold::Hold;
 
-use super::plan::Plan;
+use super::plan::{Given, Plan};
 
 /// All the locks of a set, held; released in reverse when dropped. It stays in the thread that
 /// acquired it.
@@ -17,7 +18,7 @@ use super::plan::Plan;
 #[must_use = "the locks are released as soon as the guard is dropped"]
 pub struct LockSetGuard<'a> {
     guards: Vec<FileLockGuard<'a>>,
-    places: Vec<usize>,
+    given: Given,
     waited: Duration,
 }
 
@@ -28,24 +29,20 @@ pub struct LockSetGuard<'a> {
 #[must_use = "the locks are released as soon as the guard is dropped"]
 pub struct OwnedLockSetGuard {
     guards: Vec<OwnedFileLockGuard>,
-    places: Vec<usize>,
+    given: Given,
     waited: Duration,
 }
 
 impl<'a> LockSetGuard<'a> {
-    pub(super) fn new(
-        guards: Vec<FileLockGuard<'a>>,
-        places: Vec<usize>,
-        waited: Duration,
-    ) -> Self {
-        Self { guards, places, waited }
+    pub(super) fn new(guards: Vec<FileLockGuard<'a>>, given: Given, waited: Duration) -> Self {
+        Self { guards, given, waited }
     }
 }
 
 impl OwnedLockSetGuard {
     pub(super) fn of(holds: Vec<Hold>, plan: Plan, waited: Duration) -> Self {
         let guards = holds.into_iter().map(OwnedFileLockGuard::new).collect();
-        Self { guards, places: plan.into_places(), waited }
+        Self { guards, given: plan.into_given(), waited }
     }
 }
 
@@ -58,13 +55,13 @@ macro_rules! set_guard_methods {
             /// is that of one of them.
             #[must_use]
             pub fn get(&self, index: usize) -> Option<&$single> {
-                self.guards.get(*self.places.get(index)?)
+                self.guards.get(self.given.place(index)?)
             }
 
             /// As [`get`](Self::get), to change the mode.
             #[must_use]
             pub fn get_mut(&mut self, index: usize) -> Option<&mut $single> {
-                self.guards.get_mut(*self.places.get(index)?)
+                self.guards.get_mut(self.given.place(index)?)
             }
 
             /// The guards, one for each lock that was taken.
@@ -85,7 +82,8 @@ macro_rules! set_guard_methods {
                 self.guards.iter().all(<$single>::is_held)
             }
 
-            /// Returns whether all the paths still name the locked files.
+            /// Returns whether all the paths still name the locked files, also those that were taken
+            /// as one.
             ///
             /// # Errors
             /// Those of the single guards.
@@ -95,20 +93,32 @@ macro_rules! set_guard_methods {
                         return Ok(false);
                     }
                 }
-                Ok(true)
+                Ok(self.strayed("check the lock file")?.is_none())
+            }
+
+            fn strayed(&self, operation: &'static str) -> Result<Option<&FileLock>> {
+                self.given.strayed(operation, |place| self.guards[place].identity())
             }
 
             /// Releases everything, in reverse, and tells what dropping would keep to itself.
             ///
             /// # Errors
-            /// All locks are released in every case. The first error of the single guards.
+            /// All locks are released in every case. The first error of the single guards, or
+            /// [`Error::Replaced`] with a path that was taken as one with another.
             pub fn unlock(mut self) -> Result<()> {
+                const OPERATION: &str = "unlock";
+                let strayed = self.strayed(OPERATION).and_then(|strayed| {
+                    strayed.map_or(Ok(()), |lock| {
+                        let path = lock.handle().path();
+                        Err(Error::Replaced { path, operation: OPERATION, while_held: true })
+                    })
+                });
                 let mut outcome = Ok(());
                 while let Some(guard) = self.guards.pop() {
                     let result = guard.unlock();
                     outcome = outcome.and(result);
                 }
-                outcome
+                outcome.and(strayed)
             }
         }
 

@@ -232,7 +232,7 @@ impl<'a> AcquireSet<'a> {
     pub fn wait(self) -> Result<LockSetGuard<'a>> {
         let (holds, plan, waited) = self.run(true)?;
         let guards = holds.into_iter().map(FileLockGuard::new).collect();
-        Ok(LockSetGuard::new(guards, plan.into_places(), waited))
+        Ok(LockSetGuard::new(guards, plan.into_given(), waited))
     }
 
     /// As [`wait`](Self::wait), with a guard that can be sent to other threads and stored.

@@ -193,7 +193,44 @@ impl Plan {
         locks.find(|lock| lock.mechanism() == mechanism)
     }
 
-    pub(super) fn into_places(self) -> Vec<usize> {
-        self.places
+    pub(super) fn into_given(self) -> Given {
+        let mut merged = Vec::new();
+        for (place, entry) in self.entries.iter().enumerate() {
+            let others = entry.given.iter().map(|given| &self.given[*given]);
+            let apart = others.filter(|other| other.path() != entry.lock.path());
+            merged.extend(apart.map(|other| (place, other.clone())));
+        }
+        Given { places: self.places, merged }
+    }
+}
+
+/// Where the given locks are among what was taken.
+pub(super) struct Given {
+    places: Vec<usize>,
+    /// Those of other paths than the one by which their file was locked.
+    merged: Vec<(usize, FileLock)>,
+}
+
+impl Given {
+    pub(super) fn place(&self, given: usize) -> Option<usize> {
+        self.places.get(given).copied()
+    }
+
+    /// The first given lock whose path does not name the held file any more, among those whose guard has
+    /// another path, or none.
+    pub(super) fn strayed(
+        &self,
+        operation: &'static str,
+        held: impl Fn(usize) -> Identity,
+    ) -> Result<Option<&FileLock>> {
+        for (place, lock) in &self.merged {
+            let handle = lock.handle();
+            let Some(path) = &handle.place else { continue };
+            let is_it = path.names(held(*place), handle.settings.follow_symlinks);
+            if !is_it.map_err(|errno| Error::io(handle.path(), operation, errno))? {
+                return Ok(Some(lock));
+            }
+        }
+        Ok(None)
     }
 }
