@@ -12,6 +12,7 @@
 //! else, and starts anew. (The order "unlock, then unlink" would let a second process lock the old
 //! inode and a third one create and lock a new file.)
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::FileType;
@@ -68,9 +69,6 @@ pub(crate) struct Description {
     /// Shared holds of this process on this description. Changed only by the holder of the turn
     /// while it is zero, and under the mutex of the handle's state otherwise.
     pub(crate) sharers: AtomicUsize,
-    /// Somebody else has the lock on it now, and what is done here would be done to that lock. Changed
-    /// under the mutex of the handle's state.
-    pub(crate) handed_over: AtomicBool,
     naming: Naming,
     /// Where acquisitions pass one.
     pub(crate) gate: Option<Gate>,
@@ -208,7 +206,6 @@ impl Description {
             mechanism: settings.mechanism,
             range: settings.range,
             sharers: AtomicUsize::new(0),
-            handed_over: AtomicBool::new(false),
             naming: Naming::new(settings.follow_symlinks),
             gate: None,
             token: AtomicU64::new(0),
@@ -218,6 +215,14 @@ impl Description {
 
     pub(crate) fn file(&self) -> &KeptFile {
         self.file.as_ref().expect("the file is there until drop")
+    }
+
+    /// The descriptor, with whatever is locked on it.
+    ///
+    /// Not a copy of it: ours would have to be closed then, which may be put off ([`posix`]), and the
+    /// lock would outlast everybody who was given it.
+    pub(crate) fn into_fd(mut self) -> OwnedFd {
+        self.file.take().expect("the file is there until drop").into_fd()
     }
 
     /// Whether the kept descriptor can be written. One of the program's own is not for us to write.

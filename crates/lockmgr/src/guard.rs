@@ -240,7 +240,8 @@ impl OwnedFileLockGuard {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for `posix` locks, which belong to the
-    /// process, and while other guards of the handle share the hold. The lock is released then.
+    /// process, and while other guards of the handle share the hold, or are about to. The lock is
+    /// released then.
     pub fn into_fd(self) -> Result<OwnedFd> {
         self.hold.into_fd()
     }

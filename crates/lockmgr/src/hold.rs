@@ -460,18 +460,15 @@ impl Hold {
         if self.handle.settings.mechanism == Mechanism::Posix {
             return refuse("a posix lock belongs to the process and cannot be handed over");
         }
-        let mut state = self.handle.state();
-        if self.mode == Mode::Shared && self.description.sharers.load(Ordering::Relaxed) > 1 {
+        let handle = Arc::clone(&self.handle);
+        let mut state = handle.state();
+        // Whoever is on the way in, as in the gate, asks on the same description.
+        let shared = self.mode == Mode::Shared
+            && (self.description.sharers.load(Ordering::Relaxed) > 1 || state.queue.is_asking());
+        if shared {
             drop(state);
             return refuse("other guards of this handle share the hold; release them first");
         }
-        // Whoever has the turn meanwhile, on the same description, is to begin anew on another one.
-        self.description.handed_over.store(true, Ordering::Relaxed);
-        let fd = self
-            .description
-            .file()
-            .duplicate()
-            .map_err(|errno| Error::io(self.handle.path(), OPERATION, errno))?;
         self.live = false;
         self.description.sharers.store(0, Ordering::Relaxed);
         // Whoever acquires through this handle next is another party than the one we hand it to.
@@ -480,8 +477,16 @@ impl Hold {
         let next = state.queue.pass_on();
         drop(state);
         next.tell();
-        drop(old);
-        Ok(fd)
+        let description = Arc::clone(&self.description);
+        drop((old, self));
+        match Arc::try_unwrap(description) {
+            Ok(description) => Ok(description.into_fd()),
+            // A guard that was released before is not quite gone yet.
+            Err(description) => description.file().duplicate().map_err(|errno| {
+                let _ = description.unlock();
+                Error::io(handle.path(), OPERATION, errno)
+            }),
+        }
     }
 
     /// Takes over a lock that the descriptor's open file description holds.

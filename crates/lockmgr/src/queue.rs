@@ -224,6 +224,11 @@ impl Queue {
         }
     }
 
+    /// Whether somebody has the turn.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.turn.is_some()
+    }
+
     /// Whether the one who asks is the only one who holds or tries anything.
     pub(crate) fn is_sole_holder(&self) -> bool {
         self.turn.is_none() && (self.exclusive || self.shared == 1)

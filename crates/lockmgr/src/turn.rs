@@ -107,10 +107,6 @@ impl Turn {
             if self.handle().settings.fairness != Fairness::Off && !self.enter()? {
                 return Ok(Attempt::Gated);
             }
-            if !self.joined && self.is_handed_over() {
-                self.abandon();
-                continue;
-            }
             if !self.joined {
                 match self.description.as_ref().expect(OPENED).try_lock(self.mode) {
                     Ok(true) => {}
@@ -158,13 +154,6 @@ impl Turn {
     }
 
     /// Sleeps until the gate is ours, and gives it up with the file if the path names another one.
-    /// Whether the description has become somebody else's.
-    fn is_handed_over(&self) -> bool {
-        let handed_over =
-            |description: &Arc<Description>| description.handed_over.load(Ordering::Relaxed);
-        self.description.as_ref().is_some_and(handed_over)
-    }
-
     fn sleep_at_gate(&mut self, operation: &'static str, limits: Limits<'_>) -> Result<()> {
         let Some(passage) = &mut self.passage else { return Ok(()) };
         match passage.sleep(limits) {
@@ -399,7 +388,7 @@ impl Drop for Turn {
             if let Some(description) = &self.description {
                 leave_shared(description);
             }
-        } else if state.description.is_none() && !self.is_handed_over() {
+        } else if state.description.is_none() {
             // It may be open already, though taken by somebody: worth keeping.
             state.description = self.description.take();
         }

@@ -157,7 +157,7 @@ fn the_answer_may_take_locks_itself() {
             assert!(matches!(inner, Err(Error::TimedOut { .. })));
             true
         };
-        let short = Duration::from_millis(1000);
+        let short = Duration::from_secs(1);
         ask_on_signal(go_on, || lock.acquire().timeout(short).wait_owned().map(drop))
     });
     assert!(matches!(outcome, Err(Error::TimedOut { .. })));

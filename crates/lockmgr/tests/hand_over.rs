@@ -444,3 +444,27 @@ fn a_hold_that_is_shared_inside_the_process_cannot_move() {
         scene.becomes_free();
     }
 }
+
+#[test]
+fn a_hold_that_another_thread_is_about_to_share_cannot_move() {
+    for mechanism in ["flock", "ofd"] {
+        let scene = Scene::new([mechanism, "shared", "0"]);
+        let options = FileLock::options().mechanism(mechanism.parse().unwrap()).fair(true);
+        let lock = options.open(&scene.path).unwrap();
+        let guard = lock.acquire().shared().wait_owned().unwrap();
+        // Stands in the gate until the hold ends.
+        let fair = format!("fair {mechanism}");
+        let mut writer = Worker::spawn("hold", &[scene.path.to_str().unwrap(), &fair]);
+        wait_for_blocked(&scene.path, 1);
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| drop(lock.lock_shared_timeout(BOUND).unwrap()));
+            wait_for_blocked(&scene.path, 2);
+            // Its wait is on the very description that would be handed over, and would keep it.
+            assert!(matches!(guard.into_fd(), Err(Error::Unsupported { .. })));
+            writer.expect("held");
+            roles::release(&mut writer);
+            waiter.join().unwrap();
+        });
+        assert!(scene.is_free());
+    }
+}

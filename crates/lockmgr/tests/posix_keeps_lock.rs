@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use lockmgr::inspect::{self, Record};
-use lockmgr::{Error, FileLock, FileLockOptions, Mechanism, OwnedFileLockGuard};
+use lockmgr::{Error, FileLock, FileLockOptions, Mechanism, OwnedFileLockGuard, Range, Semaphore};
 use support::roles::others_get_it;
 use support::{alone, raw, roles, serve};
 
@@ -20,6 +20,7 @@ fn worker() {
         ("close a stream", close_a_stream),
         ("sync the directory", sync_the_directory),
         ("refuse descriptors", refuse_descriptors),
+        ("hand over", hand_over),
     ]);
 }
 
@@ -117,4 +118,46 @@ fn refuse_descriptors(args: &[String]) {
         // Nor does it stay open for longer.
         assert!(!Path::new(&format!("/proc/self/fd/{number}")).exists(), "{name}");
     }
+}
+
+#[test]
+fn what_is_handed_over_beside_it_goes_with_the_receiver() {
+    alone_with_a_file("hand over");
+}
+
+/// While the process has a `posix` lock on the same file, no descriptor of it can be closed.
+fn hand_over(args: &[String]) {
+    let path = Path::new(&args[0]);
+    let apart = posix().range(Range::new(1000, 1).unwrap()).open(path).unwrap();
+    let beside = apart.lock().unwrap();
+    let first = Range::new(0, 1).unwrap();
+    let ofd = FileLock::options().mechanism(Mechanism::Ofd).range(first);
+    for (name, options) in [
+        ("flock", FileLock::options()),
+        ("flock", FileLock::options().writable(true)),
+        ("ofd", ofd.clone()),
+    ] {
+        let words = [args[0].as_str(), name, "exclusive", if name == "ofd" { "0+1" } else { "0" }];
+        for shared in [false, true] {
+            let lock = options.open(path).unwrap();
+            let acquire = if shared { lock.acquire().shared() } else { lock.acquire() };
+            let fd = acquire.wait_owned().unwrap().into_fd().unwrap();
+            drop(lock);
+            assert!(!others_get_it(&words), "{name}");
+            drop(fd);
+            assert!(others_get_it(&words), "{name}: nobody has it any more");
+        }
+    }
+    let brought = File::options().read(true).write(true).open(path).unwrap();
+    let lock = ofd.from_file(brought).unwrap();
+    drop(lock.acquire().wait_owned().unwrap().into_fd().unwrap());
+    assert!(others_get_it(&[&args[0], "ofd", "exclusive", "0+1"]));
+    drop(lock);
+
+    let semaphore = Semaphore::open(path, 1).unwrap();
+    let fd = semaphore.try_acquire().unwrap().into_fd().unwrap();
+    assert!(semaphore.try_acquire().is_err());
+    drop(fd);
+    semaphore.try_acquire().expect("nobody has the slot any more").release().unwrap();
+    drop(beside);
 }

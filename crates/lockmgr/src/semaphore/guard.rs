@@ -17,6 +17,7 @@ use crate::semaphore::handle::{Handle, Slots};
 use crate::sys::fork;
 
 const RELEASE: &str = "release";
+const UNTAKEN: &str = "taken only by what consumes the guard";
 
 /// Slots of a [`Semaphore`](crate::Semaphore), released when dropped. It may be sent to other threads
 /// and stored.
@@ -122,22 +123,15 @@ impl SemaphoreGuard {
     /// is close-on-exec; clear that in the child that is to have it.
     ///
     /// # Errors
-    /// [`Error::Forked`]; [`Error::Io`] when there is no descriptor left. The slots are released then.
+    /// [`Error::Forked`].
     pub fn into_fd(mut self) -> Result<OwnedFd> {
-        const OPERATION: &str = "hand over";
-        self.require(OPERATION)?;
-        let fd = self
-            .description()
-            .file()
-            .duplicate()
-            .map_err(|errno| Error::io(self.handle.path(), OPERATION, errno))?;
-        // Only our descriptor is closed.
-        drop(self.description.take());
-        Ok(fd)
+        self.require("hand over")?;
+        let description = self.description.take().expect(UNTAKEN);
+        Ok(description.into_fd())
     }
 
     fn description(&self) -> &Description {
-        self.description.as_ref().expect("taken only by what consumes the guard")
+        self.description.as_ref().expect(UNTAKEN)
     }
 
     fn require(&self, operation: &'static str) -> Result<()> {

@@ -22,7 +22,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawMode, Stat, Timespec, Timestamps,
     UTIME_NOW,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 
 use crate::sys::fork::{self, Slot};
 
@@ -74,6 +74,17 @@ impl KeptFile {
     /// process.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd, Errno> {
         rustix::io::fcntl_dupfd_cloexec(&*self.file, FIRST_FREE)
+    }
+
+    /// The descriptor itself, close-on-exec and not listed any more: it is meant for another process.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        let mut kept = ManuallyDrop::new(self);
+        kept.slot.free();
+        // SAFETY: nothing uses the field after this, for the value around it is never dropped.
+        let file = unsafe { ManuallyDrop::take(&mut kept.file) };
+        // One that the program brought may be inheritable. It cannot fail on an open descriptor.
+        let _ = rustix::io::fcntl_setfd(&file, FdFlags::CLOEXEC);
+        file.into()
     }
 }
 
