@@ -76,6 +76,8 @@ pub(crate) struct Description {
     pub(crate) token: AtomicU64,
     /// The name of the lock file is known to be on its disk.
     name_is_durable: AtomicBool,
+    /// Somebody else has a copy of the descriptor, and with it the lock.
+    handed_over: AtomicBool,
 }
 
 impl Description {
@@ -210,6 +212,7 @@ impl Description {
             gate: None,
             token: AtomicU64::new(0),
             name_is_durable: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
         }
     }
 
@@ -223,6 +226,12 @@ impl Description {
     /// lock would outlast everybody who was given it.
     pub(crate) fn into_fd(mut self) -> OwnedFd {
         self.file.take().expect("the file is there until drop").into_fd()
+    }
+
+    /// A copy of the descriptor, for those who cannot have it itself.
+    pub(crate) fn hand_over_copy(&self) -> Result<OwnedFd, Errno> {
+        self.handed_over.store(true, Ordering::Relaxed);
+        self.file().duplicate()
     }
 
     /// Whether the kept descriptor can be written. One of the program's own is not for us to write.
@@ -369,8 +378,7 @@ impl Drop for Description {
             gate::close(self.identity, own);
         }
         if let Some(file) = self.file.take() {
-            let spare =
-                self.mechanism == Mechanism::Posix && self.access == Some(Access::ReadWrite);
+            let spare = self.access.is_some() && !*self.handed_over.get_mut();
             posix::close(self.identity, file, spare);
         }
     }
@@ -410,13 +418,11 @@ fn open_existing(
     settings: &Settings,
     writable: bool,
 ) -> Result<(KeptFile, Access), (Errno, Access)> {
-    if settings.mechanism == Mechanism::Posix
-        && let Some(spare) = open_spare(place, settings)
-    {
-        return Ok((spare, Access::ReadWrite));
-    }
     let mut first = None;
     for &access in accesses(settings.mechanism, writable) {
+        if let Some(spare) = open_spare(place, settings, access) {
+            return Ok((spare, access));
+        }
         match file::open(place.c_path(), access, settings.follow_symlinks, Create::No, discard) {
             Ok(opened) => return Ok((opened, access)),
             Err(
@@ -431,13 +437,13 @@ fn open_existing(
 }
 
 /// A descriptor of the same file that could not be closed yet.
-fn open_spare(place: &Place, settings: &Settings) -> Option<KeptFile> {
+fn open_spare(place: &Place, settings: &Settings, access: Access) -> Option<KeptFile> {
     if !posix::has_spares() {
         return None;
     }
     // Closing this kind of descriptor drops no locks.
     let pinned = file::pin(place.c_path(), settings.follow_symlinks).ok()?;
-    posix::spare(file::status(&pinned).ok()?.identity)
+    posix::spare(file::status(&pinned).ok()?.identity, access)
 }
 
 /// What the kernel's refusal to open means.

@@ -161,6 +161,9 @@ fn look(
 /// Opens a second, writable description of the lock file.
 fn open(place: &Place, settings: &Settings, identity: Identity) -> Result<KeptFile, Obstacle> {
     const ACCESS: Access = Access::Write;
+    if let Some(spare) = posix::spare(identity, ACCESS) {
+        return Ok(spare);
+    }
     let opened = file::open(
         place.c_path(),
         ACCESS,
@@ -194,7 +197,7 @@ fn open(place: &Place, settings: &Settings, identity: Identity) -> Result<KeptFi
 
 /// Like any close, it must not drop a `posix` lock of this process.
 pub(crate) fn close(identity: Identity, file: KeptFile) {
-    posix::close(identity, file, false);
+    posix::close(identity, file, true);
 }
 
 /// The way through the gate of one description. What is held of it is given back when dropped.

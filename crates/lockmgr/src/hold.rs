@@ -482,7 +482,7 @@ impl Hold {
         match Arc::try_unwrap(description) {
             Ok(description) => Ok(description.into_fd()),
             // A guard that was released before is not quite gone yet.
-            Err(description) => description.file().duplicate().map_err(|errno| {
+            Err(description) => description.hand_over_copy().map_err(|errno| {
                 let _ = description.unlock();
                 Error::io(handle.path(), OPERATION, errno)
             }),

@@ -543,7 +543,8 @@ impl FileLockOptions {
     ///
     /// There is no path, so nothing is checked or removed. The content is the program's, so no
     /// [`record`](Self::record) can be kept in it. A forked child gets
-    /// [`Error::Forked`] from it.
+    /// [`Error::Forked`] from it. While the process has a [`posix`](Mechanism::Posix) lock on the same
+    /// file, the descriptor stays open when the handle is dropped, and is closed with that lock.
     pub fn from_file(&self, file: File) -> Result<FileLock> {
         if let Err(error) = self.check_unnamed() {
             discard(KeptFile::keep(file));

@@ -32,7 +32,7 @@ use crate::held;
 use crate::keeper;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::queue::{Asker, Node};
-use crate::sys::file::{self, Identity, KeptFile};
+use crate::sys::file::{self, Access, Identity, KeptFile};
 use crate::sys::fork::{FIRST_GENERATION, PerProcess};
 use crate::sys::lock::{self, Owner, Patience};
 use crate::wait::{Limits, Stop};
@@ -75,8 +75,8 @@ struct Inode {
     reserved: Vec<Claim>,
     waiting: Vec<(Claim, Arc<Node>)>,
     put_off: Vec<KeptFile>,
-    /// Put off as well, and as good as new for the next handle that opens the file.
-    spare: Vec<KeptFile>,
+    /// Put off as well, and as good as new for the next one who opens the file in this way.
+    spare: Vec<(Access, KeptFile)>,
 }
 
 /// A range of one inode, wanted or held by one open description of this process.
@@ -284,9 +284,8 @@ pub(crate) fn downgrade(
 
 /// Closes a descriptor, or puts that off while a lock of this process depends on it.
 ///
-/// `spare` says that [`spare`] may give it to somebody else meanwhile: it was opened by the library
-/// for reading and writing, and serves no other kind of lock. (The description of another kind may
-/// have been handed over with its lock.)
+/// `spare` says that [`spare`] may give it to somebody else meanwhile: it was opened by the library,
+/// nothing is locked on it, and it was not handed over.
 pub(crate) fn close(identity: Identity, file: KeptFile, spare: bool) {
     let process = PROCESS.get();
     process.closing.fetch_add(1, Ordering::SeqCst);
@@ -296,16 +295,17 @@ pub(crate) fn close(identity: Identity, file: KeptFile, spare: bool) {
         return;
     }
     process.closing.fetch_sub(1, Ordering::SeqCst);
+    let access = if spare { file::access(&file) } else { None };
     let mut registry = process.lock();
-    match registry.get_mut(&identity) {
-        Some(inode) if inode.reserved.is_empty() => drop(file),
-        Some(inode) if spare => {
-            inode.spare.push(file);
+    match (registry.get_mut(&identity), access) {
+        (Some(inode), _) if inode.reserved.is_empty() => drop(file),
+        (Some(inode), Some(access)) => {
+            inode.spare.push((access, file));
             process.spares.fetch_add(1, Ordering::Relaxed);
         }
-        Some(inode) => inode.put_off.push(file),
+        (Some(inode), None) => inode.put_off.push(file),
         // Under the mutex: nobody can reserve before it is closed.
-        None => drop(file),
+        (None, _) => drop(file),
     }
 }
 
@@ -319,12 +319,21 @@ pub(crate) fn has_spares() -> bool {
     PROCESS.get().spares.load(Ordering::Relaxed) != 0
 }
 
-/// A descriptor of this file whose close was put off. Without this, handles that come and go while
-/// another one holds a lock would pile up descriptors until there are none left.
-pub(crate) fn spare(identity: Identity) -> Option<KeptFile> {
+/// A descriptor of this file, open for just this, whose close was put off. Without this, handles that
+/// come and go while another one holds a lock would pile up descriptors until there are none left.
+pub(crate) fn spare(identity: Identity, access: Access) -> Option<KeptFile> {
+    if !has_spares() {
+        return None;
+    }
     let process = PROCESS.get();
-    let file = process.lock().get_mut(&identity)?.spare.pop()?;
+    let mut registry = process.lock();
+    let spare = &mut registry.get_mut(&identity)?.spare;
+    let index = spare.iter().position(|(has, _)| *has == access)?;
+    let (_, file) = spare.swap_remove(index);
     process.spares.fetch_sub(1, Ordering::Relaxed);
+    drop(registry);
+    // The program may have read and written through it. A file that cannot do that has no offset.
+    let _ = file::rewind(&file);
     Some(file)
 }
 

@@ -26,7 +26,6 @@ pub(crate) struct Visit {
     /// Taken only by `drop`.
     file: Option<KeptFile>,
     identity: Identity,
-    spare: bool,
 }
 
 impl Visit {
@@ -54,30 +53,26 @@ impl Visit {
         follow: bool,
         identity: Identity,
     ) -> Result<Option<Self>, Errno> {
-        if let Some(spare) = Self::spare(identity) {
-            return Ok(Some(spare));
+        if let Some(spare) = posix::spare(identity, Access::ReadWrite) {
+            return Ok(Some(Self { file: Some(spare), identity }));
         }
         let opened = file::open(path, Access::ReadWrite, follow, Create::No, discard)?;
         // Of whatever was opened, it is the identity that the close has to go by.
         let found = file::status(&opened)?.identity;
-        let visit = Self { file: Some(opened), identity: found, spare: found == identity };
+        let visit = Self { file: Some(opened), identity: found };
         Ok((found == identity).then_some(visit))
-    }
-
-    fn spare(identity: Identity) -> Option<Self> {
-        let file = if posix::has_spares() { posix::spare(identity) } else { None };
-        Some(Self { file: Some(file?), identity, spare: true })
     }
 
     /// Opens a regular file once more.
     fn again(file: &KeptFile, identity: Identity, access: Access) -> Result<Self, Errno> {
-        if let Some(spare) = Self::spare(identity) {
-            return Ok(spare);
-        }
-        let path = CString::new(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
-            .expect("there is no NUL in it");
-        let opened = file::open(&path, access, true, Create::No, discard)?;
-        Ok(Self { file: Some(opened), identity, spare: access == Access::ReadWrite })
+        let opened = if let Some(spare) = posix::spare(identity, access) {
+            spare
+        } else {
+            let path = CString::new(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
+                .expect("there is no NUL in it");
+            file::open(&path, access, true, Create::No, discard)?
+        };
+        Ok(Self { file: Some(opened), identity })
     }
 
     pub(crate) fn file(&self) -> &KeptFile {
@@ -92,7 +87,7 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            posix::close(self.identity, file, self.spare);
+            posix::close(self.identity, file, true);
         }
     }
 }

@@ -5,13 +5,14 @@
 mod support;
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use lockmgr::inspect::{self, Record};
 use lockmgr::{Error, FileLock, FileLockOptions, Mechanism, OwnedFileLockGuard, Range, Semaphore};
 use support::roles::others_get_it;
-use support::{alone, raw, roles, serve};
+use support::{alone, descriptor_count, kernel_locks, raw, roles, serve};
 
 #[test]
 fn worker() {
@@ -21,6 +22,8 @@ fn worker() {
         ("sync the directory", sync_the_directory),
         ("refuse descriptors", refuse_descriptors),
         ("hand over", hand_over),
+        ("come and go", come_and_go),
+        ("read from the start", read_from_the_start),
     ]);
 }
 
@@ -81,7 +84,7 @@ fn sync_the_directory(args: &[String]) {
     let directory = Path::new(&args[0]).parent().unwrap();
     let held = posix().open(directory).unwrap();
     let guard = held.lock_shared().unwrap();
-    let locks = || support::kernel_locks(directory).0;
+    let locks = || kernel_locks(directory).0;
     assert_eq!(locks(), 1);
     let durable = FileLock::options().fenced(true).durable(true).open(&args[0]).unwrap();
     drop(durable.lock().unwrap());
@@ -160,4 +163,66 @@ fn hand_over(args: &[String]) {
     drop(fd);
     semaphore.try_acquire().expect("nobody has the slot any more").release().unwrap();
     drop(beside);
+}
+
+#[test]
+fn handles_of_all_kinds_come_and_go_beside_it() {
+    alone_with_a_file("come and go");
+}
+
+/// A handle of every kind, opened and dropped over and over, costs so many descriptors and no more.
+fn come_and_go(args: &[String]) {
+    let path = Path::new(&args[0]);
+    let options = FileLock::options;
+    let apart = posix().range(Range::new(1000, 1).unwrap());
+    let first = Range::new(0, 1).unwrap();
+    let ofd = options().mechanism(Mechanism::Ofd).range(first);
+    let kinds = [
+        options(),
+        options().writable(true),
+        options().fair(true),
+        options().note("x"),
+        ofd.clone().fair(true),
+        ofd,
+        posix().range(first),
+    ];
+    let visit = || {
+        for kind in &kinds {
+            drop(kind.open(path).unwrap().lock().unwrap());
+            drop(kind.open(path).unwrap().lock_shared().unwrap());
+            drop(Record::of_lock(path));
+        }
+        let semaphore = Semaphore::open(path, 2).unwrap();
+        drop([semaphore.try_acquire().unwrap(), semaphore.try_acquire().unwrap()]);
+    };
+    let before = descriptor_count();
+    let lock = apart.open(path).unwrap();
+    let guard = lock.lock().unwrap();
+    visit();
+    let first_time = descriptor_count();
+    for _ in 0..100 {
+        visit();
+    }
+    assert_eq!(descriptor_count(), first_time, "descriptors pile up");
+    assert_eq!(kernel_locks(path), (1, 0), "nothing is locked on those that wait for their close");
+    guard.unlock().unwrap();
+    drop(lock);
+    assert_eq!(descriptor_count(), before);
+}
+
+#[test]
+fn a_descriptor_that_is_used_again_begins_at_the_start() {
+    alone_with_a_file("read from the start");
+}
+
+fn read_from_the_start(args: &[String]) {
+    let path = Path::new(&args[0]);
+    let beside = posix().range(Range::new(1000, 1).unwrap()).open(path).unwrap();
+    let guard = beside.lock().unwrap();
+    for text in ["first", "other"] {
+        let lock = FileLock::options().writable(true).open(path).unwrap();
+        lock.lock().unwrap().file().write_all(text.as_bytes()).unwrap();
+    }
+    drop(guard);
+    assert_eq!(fs::read_to_string(path).unwrap(), "other");
 }

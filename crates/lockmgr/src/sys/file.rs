@@ -19,8 +19,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawMode, Stat, Timespec, Timestamps,
-    UTIME_NOW,
+    AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawMode, SeekFrom, Stat, Timespec,
+    Timestamps, UTIME_NOW,
 };
 use rustix::io::{Errno, FdFlags};
 
@@ -370,6 +370,26 @@ pub(crate) fn status(file: impl AsFd) -> Result<Status, Errno> {
 pub(crate) fn is_writable(file: impl AsFd) -> Result<bool, Errno> {
     let flags = rustix::fs::fcntl_getfl(file)?;
     Ok(flags.intersects(OFlags::WRONLY | OFlags::RDWR))
+}
+
+/// What the descriptor was opened for; `None` if for nothing (`O_PATH`), as those that a forked child has
+/// in the place of its parent's.
+pub(crate) fn access(file: impl AsFd) -> Option<Access> {
+    let flags = rustix::fs::fcntl_getfl(file).ok()?;
+    if flags.contains(OFlags::PATH) {
+        None
+    } else if flags.contains(OFlags::RDWR) {
+        Some(Access::ReadWrite)
+    } else if flags.contains(OFlags::WRONLY) {
+        Some(Access::Write)
+    } else {
+        Some(Access::Read)
+    }
+}
+
+/// Sets the offset of the open file description to the start.
+pub(crate) fn rewind(file: impl AsFd) -> Result<(), Errno> {
+    rustix::fs::seek(file, SeekFrom::Start(0)).map(drop)
 }
 
 /// Filesystems whose locks are kept by this kernel alone, which keeps `flock` and record locks
