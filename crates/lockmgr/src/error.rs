@@ -54,6 +54,12 @@ pub enum Error {
     /// The wait would never end: the calling thread holds the lock itself, or it is part of a circle of
     /// processes that wait for each other, found by the kernel (`posix`) or by us
     /// ([`OnDeadlock::Fail`](crate::OnDeadlock::Fail)). Kind: `Deadlock`.
+    ///
+    /// The kernel looks at processes, not at their threads. What it finds is reported if all that the
+    /// others wait for is held by the calling thread, by guards that cannot leave it, or if the process
+    /// has one thread; otherwise another thread may end it, and the wait goes on, until the deadline if
+    /// need be. Which thread of *another* process holds what, nobody can tell: where that is not the one
+    /// that waits, the wait might have ended. Try again then, with what you hold released.
     #[non_exhaustive]
     Deadlock {
         /// The lock file.

@@ -124,6 +124,11 @@ pub(crate) fn mode_through(handle: u64) -> Option<Mode> {
         .flatten()
 }
 
+/// Returns whether this thread holds anything on the description of this number.
+pub(crate) fn is_on(description: u64) -> bool {
+    with(|list| list.iter().any(|entry| entry.description == description)).unwrap_or(false)
+}
+
 /// Returns whether this thread holds nothing at all.
 pub(crate) fn is_nothing() -> bool {
     with(|list| list.is_empty()).unwrap_or(true)

@@ -49,17 +49,32 @@ fn ask_again_and_again(
     limits: Limits<'_>,
     mut ask: impl FnMut() -> Result<(), Errno>,
 ) -> Result<(), Stop> {
-    let mut pause = FIRST_PAUSE;
-    wait::interruptible(limits, || {
-        match ask() {
-            Err(Errno::AGAIN | Errno::ACCESS) => {}
-            result => return result,
-        }
-        let left = limits.deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let time = left.map_or(pause, |left| left.min(pause));
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        // However it ends: the limits are looked at, and then it is asked again.
-        let _slept = nanosleep(&Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() });
-        Err(Errno::INTR)
+    let mut pauses = Pauses::default();
+    wait::interruptible(limits, || match ask() {
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(pauses.sleep(limits)),
+        result => result,
     })
+}
+
+/// The pauses between attempts, where no event would end a sleep.
+pub(crate) struct Pauses {
+    next: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { next: FIRST_PAUSE }
+    }
+}
+
+impl Pauses {
+    /// Sleeps for one of them, in a call of this kernel, and says so as an interrupted call would. However
+    /// it ends: the limits are to be looked at, and then it is asked again.
+    pub(crate) fn sleep(&mut self, limits: Limits<'_>) -> Errno {
+        let left = limits.deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let time = left.map_or(self.next, |left| left.min(self.next));
+        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        let _slept = nanosleep(&Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() });
+        Errno::INTR
+    }
 }

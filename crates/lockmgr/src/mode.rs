@@ -74,7 +74,8 @@ pub enum Mechanism {
     /// closes *any* descriptor of the file, and is not seen by other threads of the process. The
     /// library makes its own handles exclude each other and puts its own closes off; it can do
     /// nothing about a library that reads the lock file behind its back. The one thing it does
-    /// better is that the kernel notices deadlocks.
+    /// better is that the kernel notices deadlocks, though not always rightly where threads are in
+    /// play; see [`Error::Deadlock`].
     Posix,
 }
 

@@ -22,6 +22,7 @@
 //! References: `fcntl(2)`, "Advisory record locking".
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -29,7 +30,8 @@ use std::thread;
 use rustix::io::Errno;
 
 use crate::held;
-use crate::keeper;
+use crate::inspect;
+use crate::keeper::{self, Pauses};
 use crate::mode::{Mechanism, Mode, Range};
 use crate::queue::{Asker, Node};
 use crate::sys::file::{self, Access, Identity, KeptFile};
@@ -111,7 +113,7 @@ impl Inode {
     /// Reserves for everyone in the queue whose turn has come; they are to be told.
     fn admit(&mut self) -> Vec<Arc<Node>> {
         let mut admitted = Vec::new();
-        for (claim, node) in std::mem::take(&mut self.waiting) {
+        for (claim, node) in mem::take(&mut self.waiting) {
             if self.reserve(claim, false) {
                 admitted.push(node);
             } else {
@@ -171,7 +173,20 @@ pub(crate) fn sleep_lock(
         attempt.node = None;
     }
     let call = |patience| lock::record(file, Owner::Process, mode, range, patience);
-    let (sleep, ask) = (|| call(Patience::Sleep), || call(Patience::Try));
+    let (mut pauses, mut was_for_good) = (Pauses::default(), false);
+    let sleep = || match call(Patience::Sleep) {
+        Err(Errno::DEADLK) => {
+            // What the kernel has seen may have gone before we look: its word counts between two looks.
+            let before = mem::replace(&mut was_for_good, is_for_good(owner));
+            match (before, was_for_good) {
+                (true, true) => Err(Errno::DEADLK),
+                (false, true) => Err(Errno::INTR),
+                (_, false) => Err(pauses.sleep(limits)),
+            }
+        }
+        result => result,
+    };
+    let ask = || call(Patience::Try);
     keeper::wait(file, identity, Mechanism::Posix, limits, sleep, ask)?;
     attempt.succeeded = true;
     Ok(())
@@ -196,6 +211,28 @@ impl Drop for Attempt<'_> {
         }
         let _ = unlock(file, identity, claim.owner, claim.range);
     }
+}
+
+/// Whether the deadlock that the kernel has found stays one whatever the other threads of this process do.
+/// `owner` is the one who asks.
+///
+/// The kernel sees processes: when one of our threads is waited for by a process for which another one is
+/// about to wait, that is a circle to it, also where the first one will let go in a moment. So it is
+/// certain only if all that others wait for is held by the calling thread. Otherwise nothing is left but to
+/// ask again, after a pause, until the kernel lets the thread sleep or the circle is one of this thread:
+/// no event tells of either.
+fn is_for_good(owner: u64) -> bool {
+    if std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1) {
+        return true;
+    }
+    let owners = |(identity, inode): (&Identity, &Inode)| {
+        let place = |claim: &Claim| (*identity, claim.owner);
+        inode.reserved.iter().map(place).collect::<Vec<_>>()
+    };
+    let claims: Vec<_> = PROCESS.get().lock().iter().flat_map(owners).collect();
+    !claims.into_iter().any(|(identity, other)| {
+        other != owner && !held::is_on(other) && inspect::others_wait_for_posix(identity)
+    })
 }
 
 /// Whether the calling thread holds anything on the file.

@@ -5,8 +5,9 @@ mod support;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lockmgr::{Error, FileLock, OnDeadlock, Result};
 use support::process::{Forked, Parent, Way, fork};
@@ -61,6 +62,33 @@ fn cross(args: &[String], parent: &mut Parent) {
     drop((bystander, child));
 }
 
+/// As `cross`, but another thread holds the first lock, and lets go of it when it is told. Arguments: the
+/// two paths.
+fn cross_in_threads(args: &[String], parent: &mut Parent) {
+    let [one, two] = [0, 1].map(|at: usize| open(&args[at], "posix", OnDeadlock::Ignore));
+    let (held, (keep, kept)) = (channel(), channel::<()>());
+    let holder = thread::spawn(move || {
+        let guard = one.lock().unwrap();
+        held.0.send(()).unwrap();
+        kept.recv().unwrap();
+        drop(guard);
+    });
+    held.1.recv().unwrap();
+    parent.say("held");
+    parent.hear();
+    let (outcome, out) = channel();
+    let waiter = thread::spawn(move || outcome.send(two.lock_timeout(BOUND).map(drop)).unwrap());
+    // A refusal comes at once, if it comes.
+    let early = out.recv_timeout(Duration::from_millis(200));
+    parent.say(early.map_or("waits".into(), |result| format!("{result:?}")));
+    parent.hear();
+    keep.send(()).unwrap();
+    holder.join().unwrap();
+    parent.say(out.recv().map_or("nothing".into(), told));
+    waiter.join().unwrap();
+    parent.hear();
+}
+
 /// A process with no thread but the one that waits: one of the test harness would have another.
 fn party(args: &[&str]) -> Forked {
     let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -78,6 +106,7 @@ fn told(result: Result<()>) -> String {
             assert!(!text.contains('\n'), "{text}");
             text
         }
+        Err(Error::Deadlock { own_thread: false, cycle: None, .. }) => "found by the kernel".into(),
         Err(other) => panic!("{other}"),
     }
 }
@@ -263,4 +292,49 @@ fn looking_does_not_disturb_the_wait_and_leaves_nothing_behind() {
     held.unlock().unwrap();
     eventually("nobody looks any more", || looks(pid).is_none() && threads(pid).len() == 1);
     waiter.expect("got");
+}
+
+#[test]
+fn what_another_thread_will_end_is_no_deadlock() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a", "b"].map(|name| dir.path().join(name));
+    let party = |one: usize| {
+        let args = [one, 1 - one].map(|at| paths[at].to_str().unwrap().to_owned());
+        let mut party = fork(Way::Fork, move |parent| cross_in_threads(&args, parent));
+        party.expect("held");
+        party
+    };
+    let mut parties = [party(0), party(1)];
+    parties[0].tell("go");
+    wait_for_blocked(&paths[1], 1);
+    // To the kernel this completes a circle of two processes.
+    parties[1].tell("go");
+    for party in &mut parties {
+        party.expect("waits");
+    }
+    for party in &mut parties {
+        party.tell("let go");
+    }
+    for party in &mut parties {
+        party.expect("got");
+        party.tell("end");
+    }
+}
+
+#[test]
+fn a_deadlock_that_the_kernel_finds_is_told_to_who_holds_what_is_waited_for() {
+    for words in ["", "thread", "owned"] {
+        let mut circle = Circle::new(&["posix"; 3], |index| if index == 2 { words } else { "" });
+        for index in 0..2 {
+            circle.workers[index].tell("go");
+            wait_for_blocked(&circle.path(index + 1), 1);
+        }
+        circle.workers[2].tell("go");
+        circle.workers[2].expect("found by the kernel");
+        circle.workers[2].tell("end");
+        circle.workers[1].expect("got");
+        circle.workers[1].tell("end");
+        circle.workers[0].expect("got");
+        circle.workers[0].tell("end");
+    }
 }

@@ -240,6 +240,15 @@ pub(crate) fn is_in_the_way(file: &KeptFile, identity: Identity, mechanism: Mech
     reading.lines.iter().any(|line| is_seen(&line.lock))
 }
 
+/// Whether the kernel's table lists a request of another process for a `posix` lock on the inode. Also on
+/// one of the same number elsewhere: only where it says no, it is certain.
+pub(crate) fn others_wait_for_posix(identity: Identity) -> bool {
+    let me = std::process::id();
+    let reading = Reading::of_number(identity.inode, Limit(None)).unwrap_or_default();
+    let is_request = |line: &line::Line| line.depth > 0 && line.lock.kind == Kind::Posix;
+    reading.lines.iter().any(|line| is_request(line) && line.lock.pid != Some(me))
+}
+
 /// Whether the kernel's table shows the locks of all processes: the first pid namespace has this
 /// fixed number.
 fn is_first_pid_namespace() -> bool {
