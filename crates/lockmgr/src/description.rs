@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::error::{CREATE, Error, OPEN, Result};
+use crate::error::{CREATE, DIRECTORY, Error, OPEN, Result};
 use crate::gate::{self, Found, Gate};
 use crate::keeper;
 use crate::mode::{Mechanism, Mode, Range};
@@ -109,7 +109,7 @@ impl Description {
         let mut found_nothing_to_create = false;
         for _ in 0..TRIES {
             match open_existing(place, settings, writable) {
-                Ok(opened) => return Self::checked(place, settings, opened),
+                Ok(opened) => return Self::checked(place, settings, writable, opened),
                 Err((Errno::NOENT, _)) if settings.create => {}
                 Err((errno, access)) => return Err(explain(place, settings, OPEN, errno, access)),
             }
@@ -139,7 +139,7 @@ impl Description {
                     if let Some(exact) = exact {
                         file::set_permissions(&opened, exact);
                     }
-                    return Self::checked(place, settings, (opened, access));
+                    return Self::checked(place, settings, writable, (opened, access));
                 }
                 // Somebody was quicker.
                 Err(Errno::EXIST) => found_nothing_to_create = settings.follow_symlinks,
@@ -160,6 +160,7 @@ impl Description {
     fn checked(
         place: &Place,
         settings: &Settings,
+        writable: bool,
         (opened, access): (KeptFile, Access),
     ) -> Result<Self, OpenFailure> {
         let refuse = |reason| {
@@ -172,7 +173,7 @@ impl Description {
         let status = file::status(&opened).map_err(|errno| {
             OpenFailure::Failed(Error::io(Some(place.shared_path()), OPEN, errno))
         })?;
-        if let Some(reason) = not_lockable(status.kind) {
+        if let Some(reason) = not_lockable(status.kind, writable) {
             return Err(refuse(reason));
         }
         Ok(Self::new(opened, status.identity, Some(access), settings))
@@ -461,6 +462,7 @@ fn explain(
         Errno::LOOP if !settings.follow_symlinks => {
             not_lockable(path, "it is a symbolic link, which is not followed; name its target")
         }
+        Errno::ISDIR if operation == OPEN => not_lockable(path, DIRECTORY),
         // No name was created, and none of the ways to open it fits: a FIFO nobody reads, a socket.
         Errno::NXIO => {
             let kind = file::status_at_path(place.c_path(), settings.follow_symlinks)
@@ -496,8 +498,9 @@ fn no_parents(place: &Place, source: std::io::Error) -> Error {
     }
 }
 
-fn not_lockable(kind: FileType) -> Option<&'static str> {
+fn not_lockable(kind: FileType, writable: bool) -> Option<&'static str> {
     match kind {
+        FileType::Directory if writable => Some(DIRECTORY),
         FileType::RegularFile | FileType::Directory => None,
         kind => Some(not_lockable_kind(kind).unwrap_or("it is not a regular file or a directory")),
     }

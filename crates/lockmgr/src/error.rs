@@ -195,6 +195,10 @@ pub enum Error {
     },
 }
 
+/// Why a directory cannot be locked exclusively by a record lock, or be written.
+pub(crate) const DIRECTORY: &str = "it is a directory, which cannot be opened for writing as this \
+    needs; use a file in it, or a flock lock, which does not need it (but on NFS)";
+
 /// The verb of every failure to open the lock file.
 pub(crate) const OPEN: &str = "open";
 

@@ -112,17 +112,16 @@ fn look(
         Mechanism::Posix => {
             return Err(Obstacle::Never("posix locks have no gate and cannot be fair"));
         }
+        _ if file::status(file).map_err(os)?.kind != FileType::RegularFile => {
+            return Err(Obstacle::Never(
+                "a directory cannot be a fair lock; use a file in it, or do without fairness",
+            ));
+        }
         Mechanism::Ofd if settings.range.gate().is_none() => {
             return Err(Obstacle::Never("the last byte there can be has no gate"));
         }
         Mechanism::Ofd => {}
         Mechanism::Flock => {
-            let status = file::status(file).map_err(os)?;
-            if status.kind != FileType::RegularFile {
-                return Err(Obstacle::Never(
-                    "a directory cannot be a fair lock; use a file in it, or do without fairness",
-                ));
-            }
             if is_one_space(place, description).map_err(|errno| match errno {
                 Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK => Obstacle::NoLock(errno),
                 _ => Obstacle::Never(

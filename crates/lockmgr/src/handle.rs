@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::description::{self, Description, OpenFailure};
-use crate::error::{Error, OPEN, Result};
+use crate::error::{DIRECTORY, Error, OPEN, Result};
 use crate::held;
 use crate::hold::{Hold, leave_shared};
 use crate::inspect::Contention;
@@ -258,6 +258,13 @@ impl Handle {
     }
 
     pub(crate) fn lock_error(&self, operation: &'static str, mode: Mode, errno: Errno) -> Error {
+        let is_record = self.settings.mechanism != Mechanism::Flock;
+        let follow = self.settings.follow_symlinks;
+        if (errno, mode, is_record) == (Errno::BADF, Mode::Exclusive, true)
+            && self.place.as_ref().is_some_and(|place| place.is_directory(follow))
+        {
+            return Error::NotLockable { path: self.path(), operation, reason: DIRECTORY };
+        }
         Error::of_lock_call(self.path(), operation, self.settings.mechanism, mode, errno)
     }
 

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::error::{Error, FIND_HERE, OPEN, Result};
@@ -90,6 +91,12 @@ impl Place {
     /// What the path names now.
     pub(crate) fn identity(&self, follow: bool) -> Option<Identity> {
         file::status_at_path(&self.c_path, follow).ok().map(|status| status.identity)
+    }
+
+    /// Whether the path names a directory now.
+    pub(crate) fn is_directory(&self, follow: bool) -> bool {
+        file::status_at_path(&self.c_path, follow)
+            .is_ok_and(|status| status.kind == FileType::Directory)
     }
 
     /// Whether the path names this file now.

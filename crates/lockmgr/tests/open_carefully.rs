@@ -15,7 +15,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use lockmgr::{Error, FileLock, LockMgr, Mechanism};
+use lockmgr::{Error, FileLock, LockMgr, Mechanism, Semaphore};
 use rustix::fs::{CWD, FileType, Mode as Permissions, OFlags};
 use support::probe::{self, probe, start, told};
 use support::users::{chmod, mode_of};
@@ -44,8 +44,25 @@ fn a_directory_can_be_locked() {
     for mechanism in ["ofd", "posix"] {
         assert_eq!(probe(dir.path(), &format!("{mechanism} shared")), "held");
         // No directory can be opened for writing, and the kernel wants that.
-        assert_eq!(probe(dir.path(), mechanism), NOT_WRITABLE);
+        for words in ["", " try", " timeout=1"] {
+            let told = probe(dir.path(), &format!("{mechanism}{words}"));
+            assert!(told.starts_with("NotLockable: PATH: it is a directory"), "{told}");
+            assert!(told.contains("use a file in it, or a flock lock"), "{told}");
+        }
     }
+    let needs_a_file = |error: Error| {
+        assert!(matches!(error, Error::NotLockable { .. }), "{error}");
+        assert!(error.is_open_failure());
+    };
+    needs_a_file(Semaphore::open(dir.path(), 2).unwrap_err());
+    let lazy = Semaphore::options().open_lazy(dir.path(), 2).unwrap();
+    needs_a_file(lazy.try_acquire().unwrap_err());
+    for mechanism in [Mechanism::Flock, Mechanism::Ofd, Mechanism::Posix] {
+        let options = FileLock::options().mechanism(mechanism);
+        needs_a_file(options.writable(true).open(dir.path()).unwrap_err());
+    }
+    let fair = probe(dir.path(), "ofd fair");
+    assert!(fair.contains("a directory cannot be a fair lock"), "{fair}");
     assert_eq!(probe(&dir.path().join("."), "try"), "held");
     assert_eq!(probe(&dir.path().join(".."), "try shared"), "held");
 }
