@@ -20,6 +20,10 @@
 //! the very lock it leads to, and a waiter would wait for itself. On filesystems that keep locks
 //! elsewhere than in this kernel this is tried out before there is a gate ([`is_one_space`]).
 //!
+//! A record lock of another program that reaches to the end of the file covers the gate of `flock` locks,
+//! which are no concern of it. Nobody can be let in then; the error says who has it
+//! ([`Passage::contention`]).
+//!
 //! References: `fcntl(2)` (open file description locks), `flock(2)` (NFS details).
 
 use std::ffi::CString;
@@ -30,6 +34,7 @@ use rustix::io::Errno;
 
 use crate::description::{Description, OpenFailure, unique_id};
 use crate::error::{Error, OPEN, Result};
+use crate::inspect::Contention;
 use crate::keeper;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::{Fairness, Settings};
@@ -244,6 +249,20 @@ impl Passage {
             };
         }
         Ok(self.held)
+    }
+
+    /// Who is in the way of whoever stands before the gate: also somebody who has nothing to do with it,
+    /// but a record lock on all the bytes there are.
+    pub(crate) fn contention(&self) -> Contention {
+        let Description { identity, mechanism, .. } = *self.description;
+        let look = || lock::record_obstacle(self.file(), Mode::Exclusive, self.range).ok()?;
+        match if self.held { None } else { look() } {
+            Some(obstacle) => {
+                let kind = if obstacle.by_description { Mechanism::Ofd } else { Mechanism::Posix };
+                Contention::at_gate(identity, mechanism, (kind, obstacle.range))
+            }
+            None => Contention::new(identity, mechanism),
+        }
     }
 
     /// Takes the gate, asleep in the kernel until it is free.

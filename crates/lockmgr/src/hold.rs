@@ -358,7 +358,8 @@ impl Hold {
         if let Some(passage) = &mut passage
             && !passage.try_enter().map_err(|errno| handle.gate_error(errno))?
         {
-            return Err(busy(self));
+            let (path, contention) = (handle.path(), passage.contention());
+            return Err(Error::Busy { path, operation: OPERATION, contention });
         }
         match self.description.try_lock(Mode::Exclusive) {
             Ok(true) => {}

@@ -293,6 +293,9 @@ impl FileLockOptions {
     /// `flock` has none either; that is tried out, once for each such filesystem, with a temporary
     /// file in the directory of the lock file.
     ///
+    /// A record lock of another program (`fcntl`, `lockf`) that reaches to the end of the file covers
+    /// the gate. A fair `flock` waits for it, though a plain one would not; the error names its holder.
+    ///
     /// # Errors
     /// Opening reports [`Error::Unsupported`] or [`Error::Permission`] where there can be no gate;
     /// see [`prefer_fair`](Self::prefer_fair).

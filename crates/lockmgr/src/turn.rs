@@ -301,6 +301,9 @@ impl Turn {
     }
 
     pub(crate) fn contention(&self) -> Contention {
+        if let Some(passage) = &self.passage {
+            return passage.contention();
+        }
         match &self.description {
             Some(description) => {
                 Contention::new(description.identity, self.handle().settings.mechanism)

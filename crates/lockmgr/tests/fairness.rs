@@ -10,12 +10,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lockmgr::inspect::Holder;
 use lockmgr::{CancelToken, Error, FileLock, FileLockOptions, Mechanism, Range};
 use support::process::{Way, fork};
+use support::puppet::{PUPPET, Puppet};
 use support::roles::{holder, others_get_it, release};
 use support::users::{can_play_users, new_user, public_dir};
 use support::{
-    BOUND, Worker, eventually, hear, kernel_locks, probe, roles, say, serve, wait_for_blocked,
+    BOUND, Worker, eventually, hear, kernel_locks, probe, roles, say, sees_all_locks, serve,
+    wait_for_blocked,
 };
 use tempfile::TempDir;
 
@@ -24,6 +27,7 @@ fn worker() {
     serve(&[
         roles::HOLD,
         roles::TRY,
+        PUPPET,
         ("loop", run_loop),
         ("wait and fork", wait_and_fork),
         ("refusals", refusals),
@@ -527,4 +531,55 @@ fn refusals(_: &[String]) {
     drop(fair(Mechanism::Flock).from_file(write).unwrap().lock().unwrap());
     let inode = fs::metadata(&script).unwrap().ino();
     assert_eq!(support::kernel_locks_of_inode(inode), (0, 0));
+}
+
+fn holders(error: &Error) -> Vec<u32> {
+    let mut pids: Vec<u32> = error.holders().iter().filter_map(Holder::pid).collect();
+    pids.sort_unstable();
+    pids
+}
+
+#[test]
+fn a_foreign_lock_that_covers_the_gate_is_named() {
+    if !sees_all_locks() {
+        return;
+    }
+    for words in ["posix ex 0 0", "ofd ex 0 0", "posix sh 7 0"] {
+        let scene = Scene::new("flock");
+        let (fair, plain) = (scene.open(), FileLock::open(&scene.path).unwrap());
+        let (foreign, _fd) = Puppet::holding(&scene.path, words);
+        let gate = format!("its gate is taken by pid {} (", foreign.pid());
+        // There is little time for each look, and the machine may be busy.
+        let names = |error: &Error, before: &str, pids: &[u32]| {
+            eventually("the holder is named", || {
+                error.to_string().contains(&format!("{before}{gate}")) && holders(error) == pids
+            });
+        };
+        let limit = Duration::from_millis(10);
+        let task = fair.acquire().timeout(limit).into_future();
+        for error in [
+            fair.try_lock().unwrap_err(),
+            fair.lock_timeout(limit).unwrap_err(),
+            fair.lock_shared_timeout(limit).unwrap_err(),
+            smol::block_on(task).unwrap_err(),
+        ] {
+            assert!(error.is_contended(), "{error}");
+            names(&error, ", ", &[foreign.pid()]);
+        }
+        // A shared try goes past it, and cannot be upgraded in its face.
+        let mut shared = fair.try_lock_shared().unwrap();
+        let error = shared.try_upgrade().unwrap_err();
+        let mut both = [foreign.pid(), std::process::id()];
+        both.sort_unstable();
+        names(&error, " and ", &both);
+        drop(shared);
+        drop(plain.try_lock().expect("it is not in the way of a plain one"));
+    }
+    // Who stands in the gate is not named beside the one that it waits for.
+    let scene = Scene::new("flock");
+    let inside = scene.holder("exclusive");
+    let _waiter = scene.waiter("exclusive", 1);
+    let error = scene.open().try_lock().unwrap_err();
+    eventually("the one inside is named", || holders(&error) == [inside.pid()]);
+    assert!(!error.to_string().contains("gate"), "{error}");
 }

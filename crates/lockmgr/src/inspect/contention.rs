@@ -1,10 +1,11 @@
 //! Who was in the way of an acquisition: looked up when somebody asks, and not before.
 
 use std::fmt;
+use std::mem;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::mode::Mechanism;
+use crate::mode::{Mechanism, Range};
 use crate::printable::shown;
 use crate::record::Record;
 use crate::sys::file::Identity;
@@ -28,6 +29,9 @@ pub struct Contention {
 enum Obstacle {
     /// A lock that conflicts with one of this mechanism.
     Lock(Mechanism),
+    /// As `Lock`, but what was asked for is the gate before it, which a record lock of this mechanism and
+    /// range covers.
+    Gate(Mechanism, (Mechanism, Range)),
     /// A lease, because of which the file cannot even be opened.
     Lease,
 }
@@ -38,6 +42,14 @@ const LIMIT: Duration = Duration::from_millis(20);
 impl Contention {
     pub(crate) fn new(identity: Identity, mechanism: Mechanism) -> Self {
         Self { obstacle: Some((identity, Obstacle::Lock(mechanism))) }
+    }
+
+    pub(crate) fn at_gate(
+        identity: Identity,
+        mechanism: Mechanism,
+        taken_by: (Mechanism, Range),
+    ) -> Self {
+        Self { obstacle: Some((identity, Obstacle::Gate(mechanism, taken_by))) }
     }
 
     pub(crate) fn of_lease(identity: Identity) -> Self {
@@ -82,12 +94,12 @@ impl Contention {
             }
         }
         let mut file = table.files.into_iter().next()?;
-        file.locks.retain(|lock| match obstacle {
-            Obstacle::Lock(mechanism) => {
-                lock.kind.shares_a_space_with(&mechanism.into()) && !lock.is_gate()
-            }
-            Obstacle::Lease => lock.kind == Kind::Lease,
+        // Who merely stands in the gate waits for the lock itself like we do.
+        let free = !file.locks.iter().any(|lock| obstacle.is_lock(lock));
+        file.locks.retain(|lock| {
+            obstacle.is_lock(lock) || obstacle.is_at_gate(lock) && (free || !lock.is_gate())
         });
+        file.locks.sort_by_key(|lock| !obstacle.is_lock(lock));
         Some(file)
     }
 
@@ -101,7 +113,7 @@ impl Contention {
         file.path = path.map(Path::to_path_buf);
         let record = file.record();
         let locks = &file.locks;
-        let lease = matches!(self.obstacle, Some((_, Obstacle::Lease)));
+        let mut said = "";
         let mut told = 0;
         let mut more = 0;
         for lock in locks {
@@ -112,11 +124,9 @@ impl Contention {
                 more += 1;
                 continue;
             }
-            f.write_str(match (told, lease) {
-                (0, true) => ", kept from being opened by a lease of ",
-                (0, false) => ", held by ",
-                _ => " and ",
-            })?;
+            let way = self.obstacle.map_or("held by ", |(_, obstacle)| obstacle.way_of(lock));
+            f.write_str(if told == 0 { ", " } else { " and " })?;
+            f.write_str(if mem::replace(&mut said, way) == way { "" } else { way })?;
             told += 1;
             describe(first, record.as_ref(), f)?;
             if first.standing == Standing::Gone {
@@ -148,6 +158,32 @@ impl Contention {
             (0, _) => f.write_str(", holder not visible"),
             (_, 0) => Ok(()),
             (_, more) => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl Obstacle {
+    /// Whether it is that lock, but for the gate.
+    fn is_lock(self, lock: &Lock) -> bool {
+        match self {
+            Obstacle::Lock(mechanism) | Obstacle::Gate(mechanism, _) => {
+                lock.kind.shares_a_space_with(&mechanism.into()) && !lock.is_gate()
+            }
+            Obstacle::Lease => lock.kind == Kind::Lease,
+        }
+    }
+
+    fn is_at_gate(self, lock: &Lock) -> bool {
+        matches!(self, Obstacle::Gate(_, (mechanism, range))
+            if lock.kind == mechanism.into() && lock.range == range)
+    }
+
+    /// How the lock is in the way.
+    fn way_of(self, lock: &Lock) -> &'static str {
+        match self {
+            Obstacle::Lease => "kept from being opened by a lease of ",
+            Obstacle::Gate(..) if !self.is_lock(lock) => "its gate is taken by ",
+            Obstacle::Lock(_) | Obstacle::Gate(..) => "held by ",
         }
     }
 }
