@@ -10,7 +10,8 @@
 //! - `waiting`: what is said and looked for while the lock is busy
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
 //!   (`child::limits`: what is due when; `child::job`: a process group and the terminal)
-//! - `outcome`: what came of a run, for `--result` and `--log`; `log`: the file of events, and its reader
+//! - `outcome`: what came of a run, for `--result` and `--log`; `log`: the file of events, and its reader;
+//!   `one_file`: that what is written is nothing that is locked or read
 //! - `flock`: all of it once more, as util-linux's flock(1) has it
 //! - `lock_fd`: `lock` and `unlock`, for shell scripts that hold the descriptor
 //! - `who`, `ls`, `deadlocks`, `wait`, `kill`: one file a subcommand; `show` prints for people,
@@ -43,6 +44,7 @@ mod lock_fd;
 mod log;
 mod look;
 mod ls;
+mod one_file;
 mod outcome;
 mod run;
 mod say;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lockmgr::Mode;
+use lockmgr::name::Scope;
 use rustix::process::{Signal, WaitStatus};
 use serde::Serialize;
 
@@ -19,6 +20,7 @@ use crate::cli::{RunArgs, signal_name};
 use crate::exit::{self, Failure, Status};
 use crate::json::{self, PathJson};
 use crate::log::{Event, Log};
+use crate::path_of;
 use crate::say::say;
 use target::Target;
 
@@ -111,7 +113,10 @@ impl LockJson {
 impl Account {
     /// Opens what the options name. Fails when a result that is asked for could not be written.
     pub(crate) fn open(args: &RunArgs) -> Result<Self, Failure> {
-        let target = args.result.as_deref().map(Target::open).transpose()?;
+        let target = match &args.result {
+            Some(target) => Some(Target::open(target, &used(args))?),
+            None => None,
+        };
         let quiet = args.acquire.quiet;
         let log = args.log.as_deref().and_then(|path| Log::open(path, quiet));
         Ok(Self {
@@ -264,6 +269,16 @@ impl Outcome {
             Outcome::Defect => "defect",
         }
     }
+}
+
+/// The files that the run has for something else than its result, and what they are.
+fn used(args: &RunArgs) -> Vec<(PathBuf, &'static str)> {
+    let scope = if args.system { Scope::System } else { Scope::User };
+    let locks = [&args.lock].into_iter().chain(&args.and).chain(&args.and_shared);
+    // What is no name of a lock has no file, and is refused for itself.
+    let locks = locks.filter_map(|lock| path_of(lock, scope).ok());
+    let log = args.log.iter().cloned().map(|log| (log, "the file of --log"));
+    locks.map(|lock| (lock, "a lock file")).chain(log).collect()
 }
 
 /// Milliseconds with three decimals.

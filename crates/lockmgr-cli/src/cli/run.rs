@@ -172,8 +172,8 @@ pub(crate) struct RunArgs {
     /// So that no exit status is ambiguous: the outcome (ran, busy, timed-out, lock-error, …; see
     /// docs/json.md), the lock, how long it was waited for and held, the command's exit status or signal.
     /// It is written on every way out; it is missing only if lockmgr was killed before its command
-    /// was started, or by SIGKILL. FILE is replaced as a whole (what stands there at the start is removed);
-    /// fd:N is an open descriptor.
+    /// was started, or by SIGKILL. FILE is replaced as a whole (what stands there at the start is removed),
+    /// so it cannot be one of the locks, nor the FILE of --log; fd:N is an open descriptor.
     #[arg(long, value_name = "FILE|fd:N", conflicts_with = "no_fork", value_hint = ValueHint::FilePath)]
     pub(crate) result: Option<OsString>,
 

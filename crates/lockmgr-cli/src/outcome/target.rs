@@ -3,7 +3,8 @@
 //! A reader of FILE finds no file, or one whole result: it is written beside FILE under another name and
 //! then renamed. It is not synced to the disk: whether the machine survived is not what it tells. What
 //! stands at FILE at the start is removed then, so that nobody takes it for this run's result. FILE is
-//! replaced only if it is a regular file; for a pipe or a terminal there is `fd:N`.
+//! replaced only if it is a regular file; for a pipe or a terminal there is `fd:N`. It is never a file that
+//! is locked or written by the same run: a lock file that is removed under its holder keeps nobody out.
 //!
 //! Both are tried at the start: when a result could not be written, nothing is run.
 
@@ -20,6 +21,7 @@ use rustix::fs::{Access, OFlags, access, fcntl_getfl};
 use rustix::process::Signal;
 
 use crate::exit::{self, Failure};
+use crate::one_file::{directory, is_one_file};
 use crate::printable;
 use crate::sys::{fd, signals};
 
@@ -29,10 +31,11 @@ pub(super) enum Target {
 }
 
 impl Target {
-    pub(super) fn open(text: &OsStr) -> Result<Self, Failure> {
+    /// `used` are the files that the run has for something else.
+    pub(super) fn open(text: &OsStr, used: &[(PathBuf, &str)]) -> Result<Self, Failure> {
         match text.as_bytes().strip_prefix(b"fd:") {
             Some(number) => Self::descriptor(number),
-            None => Self::file(Path::new(text)),
+            None => Self::file(Path::new(text), used),
         }
     }
 
@@ -58,9 +61,15 @@ impl Target {
         Ok(Self::Descriptor(number, file))
     }
 
-    fn file(path: &Path) -> Result<Self, Failure> {
+    fn file(path: &Path, used: &[(PathBuf, &str)]) -> Result<Self, Failure> {
         if path.file_name().is_none() {
             return Err(Failure::usage("--result wants the name of a file, or fd:N"));
+        }
+        if let Some((_, what)) = used.iter().find(|(other, _)| is_one_file(path, other)) {
+            return Err(Failure::usage(format!(
+                "--result {}: this is {what}, which would be replaced; name another file",
+                printable(path.as_os_str())
+            )));
         }
         let failed = |error: &io::Error| failed(path, error);
         match fs::symlink_metadata(path) {
@@ -100,10 +109,6 @@ impl Target {
 fn failed(path: &Path, error: &io::Error) -> Failure {
     let path = printable(path.as_os_str());
     Failure::new(exit::CANNOT_OPEN, format!("the result cannot be written to {path}: {error}"))
-}
-
-fn directory(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! `--result` says what came of it, on every way out, so that no exit status is ambiguous.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -114,6 +114,37 @@ fn a_result_that_could_not_be_written_is_found_out_at_the_start() {
         scratch.run(&["run", "--result", "/proc/x", "./l", "touch", "ran"]).exits(73);
     }
     assert!(!scratch.path("ran").exists() && !scratch.path("target").exists());
+}
+
+#[test]
+fn a_file_that_the_run_locks_or_writes_otherwise_is_never_its_result() {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path("d")).unwrap();
+    let name = format!("result-{}", std::process::id());
+    let named = scratch.run(&["path", &name]).out.trim().to_owned();
+    // None of the files is there yet.
+    for (target, options) in [
+        ("./a", &["./a"][..]),
+        ("a", &["d/../a"]),
+        ("b", &["--and", "./b", "./a"]),
+        ("b", &["--and-shared", "./b", "./a"]),
+        ("a", &["--slots", "2", "./a"]),
+        ("log", &["--log", "./log", "./a"]),
+        (&named, &[&name]),
+    ] {
+        let words = [&["run", "--result", target], options, &["touch", "ran"]].concat();
+        scratch.run(&words).exits(64).says(&["--result", "would be replaced"]);
+    }
+    // The lock file under its holder, by its own name and by another one, is where it was.
+    let _holder = scratch.holder(&[], "./a");
+    let inode = fs::metadata(scratch.path("a")).unwrap().ino();
+    fs::hard_link(scratch.path("a"), scratch.path("again")).unwrap();
+    for target in ["./a", "again"] {
+        scratch.run(&["run", "-n", "--result", target, "./a", "touch", "ran"]).exits(64);
+        assert_eq!(fs::metadata(scratch.path(target)).unwrap().ino(), inode);
+    }
+    assert!(!scratch.path("ran").exists());
+    scratch.run(&["run", "--result", "d/a", "./b", "true"]).exits(0);
 }
 
 #[test]
