@@ -70,18 +70,23 @@ use rustix::process::Signal;
 use cli::{CompletionsArgs, Order, PathArgs, Shell};
 use exit::{Failure, Status};
 use say::say;
-use sys::signals;
+use sys::{fd, signals};
 
 /// Runs the command line, the program's name in front; returns the exit status.
 #[must_use]
 pub fn start(words: &[OsString]) -> i32 {
     panic::set_hook(Box::new(say_defect));
+    let as_flock = flock::words(words);
+    // flock(1)'s descriptors have the numbers that the original's have, which scripts can see.
+    if as_flock.is_none() {
+        fd::occupy_closed_streams();
+    }
     // A process that is this program once more, and does something for another one.
     let helper = |rest| lab::play(rest).or_else(|| demo::play(rest)).or_else(|| doctor::play(rest));
     if let Some(status) = words.get(1..).and_then(helper) {
         return i32::from(status);
     }
-    let status = panic::catch_unwind(|| match flock::words(words) {
+    let status = panic::catch_unwind(|| match as_flock {
         Some(words) => flock::start(words),
         None => match cli::parse(words) {
             Ok(order) => obey(order),

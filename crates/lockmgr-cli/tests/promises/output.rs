@@ -133,3 +133,43 @@ fn the_terminal_is_not_needed() {
     let mut command = scratch.command(&["setsid", LOCKMGR, "run", "./l", "echo", "ran"]);
     assert_eq!(finished(command.stdin(Stdio::null())).exits(0).out, "ran\n");
 }
+
+/// What is opened next would get the number of a stream that is closed.
+#[test]
+fn a_closed_standard_stream_is_no_file_of_ours() {
+    let scratch = Scratch::new();
+    let content = "precious\n";
+    for closed in [">&-", "2>&-", "<&-", "<&- >&- 2>&-"] {
+        fs::write(scratch.path("f"), content).unwrap();
+        for words in ["lab try --hold 0 ./f", "lab dup", "path x", "ls ./f", "wait ./f"] {
+            let ran = scratch.sh(&format!("\"$LOCKMGR\" {words} {closed}"));
+            ran.exits(0);
+            assert!(closed.starts_with("2") || ran.err.is_empty(), "{words} {closed}: {ran:?}");
+        }
+        scratch.sh(&format!("\"$LOCKMGR\" run ./f false {closed}")).exits(1);
+        let refused = scratch.sh(&format!("\"$LOCKMGR\" run --bogus ./f true {closed}"));
+        refused.exits(64);
+        assert_eq!(fs::read_to_string(scratch.path("f")).unwrap(), content, "{closed}");
+        let words = "demo --rounds 1 --pace 1ms --svg o.svg ./l";
+        scratch.sh(&format!("\"$LOCKMGR\" {words} {closed}")).exits(0);
+        assert!(fs::read(scratch.path("o.svg")).unwrap().starts_with(b"<?xml"), "{closed}");
+    }
+}
+
+#[test]
+fn the_command_finds_closed_what_was_closed() {
+    let scratch = Scratch::new();
+    let look = "'for fd in 0 1 2; do [ -e /proc/$$/fd/$fd ] || set -- $@ $fd; done; echo $* >seen'";
+    for options in ["", "--no-fork", "--slots 2", "--hold-tree"] {
+        for (closed, seen) in [("<&-", "0"), (">&-", "1"), ("2>&-", "2"), ("<&- 2>&-", "0 2")] {
+            let script = format!("\"$LOCKMGR\" run {options} ./l sh -c {look} {closed}");
+            scratch.sh(&script).exits(0);
+            let found = fs::read_to_string(scratch.path("seen")).unwrap();
+            assert_eq!(found.trim(), seen, "{options} {closed}");
+        }
+    }
+    // Nor does anybody take it for open who is told to use it.
+    for words in ["lock --fd 0", "unlock --fd 0", "run --result fd:0 ./l true"] {
+        scratch.sh(&format!("\"$LOCKMGR\" {words} <&-")).exits(64).says(&["not open"]);
+    }
+}
