@@ -1,4 +1,40 @@
-//! What the pictures of `log` and `demo` have in common: colours, distances, and text that stays text.
+//! What the pictures of `log` and `demo` have in common: colours, distances, text that stays text, and the
+//! file that they are drawn into.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::exit::{self, Failure};
+use crate::show;
+
+/// The file for a picture, which keeps what it has until there is one.
+pub(crate) struct Canvas<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Canvas<'a> {
+    pub(crate) fn open(path: &'a Path) -> Result<Self, Failure> {
+        match File::options().write(true).create(true).truncate(false).open(path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => Err(no_picture(path, &error)),
+        }
+    }
+
+    pub(crate) fn draw(mut self, picture: &str) -> Result<(), Failure> {
+        // A pipe or a terminal has nothing to be cut off.
+        let has_content = self.file.metadata().is_ok_and(|status| status.is_file());
+        let emptied = if has_content { self.file.set_len(0) } else { Ok(()) };
+        emptied
+            .and_then(|()| self.file.write_all(picture.as_bytes()))
+            .map_err(|error| no_picture(self.path, &error))
+    }
+}
+
+fn no_picture(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(exit::CANNOT_OPEN, format!("{}: {error}", show::path(path)))
+}
 
 /// Hues that are told apart by most eyes; more locks than these begin again.
 pub(crate) const HUES: [&str; 8] =

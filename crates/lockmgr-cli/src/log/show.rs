@@ -1,6 +1,6 @@
 //! `lockmgr log`: what is printed of a log.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 use std::time::Duration;
@@ -12,8 +12,10 @@ use super::summary::{Spread, Summary, runs, summaries};
 use super::svg;
 use crate::cli::LogArgs;
 use crate::exit::{self, Failure, Status};
+use crate::one_file::is_one_file;
 use crate::say::say;
 use crate::show::{self, Rows, Screen, Style};
+use crate::svg::Canvas;
 use crate::{duration, json};
 
 #[derive(Serialize)]
@@ -24,6 +26,10 @@ struct Body {
 }
 
 pub(crate) fn log(args: &LogArgs) -> Result<Status, Failure> {
+    if args.svg.as_deref().is_some_and(|out| is_of_log(out, &args.file)) {
+        let line = "--svg: this is the log itself, which would be replaced; name another file";
+        return Err(Failure::usage(line));
+    }
     let found = found(&args.file)?;
     let runs = runs(&found.entries);
     if let Some(out) = &args.svg {
@@ -31,7 +37,7 @@ pub(crate) fn log(args: &LogArgs) -> Result<Status, Failure> {
         if is_dash(out) {
             return show::write(&picture).map(|_| exit::OK);
         }
-        fs::write(out, picture).map_err(|error| failed(out, &error))?;
+        Canvas::open(out)?.draw(&picture)?;
     }
     let locks = summaries(&runs);
     let text = if args.json {
@@ -50,6 +56,12 @@ pub(crate) fn log(args: &LogArgs) -> Result<Status, Failure> {
 
 fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
+}
+
+/// Whether the picture would be drawn over the log. A terminal or a pipe can be both.
+fn is_of_log(out: &Path, log: &Path) -> bool {
+    let log = if is_dash(log) { Path::new("/dev/stdin") } else { log };
+    !is_dash(out) && out.is_file() && is_one_file(out, log)
 }
 
 fn found(path: &Path) -> Result<Found, Failure> {

@@ -210,6 +210,13 @@ fn the_timeline_is_sound_xml_whatever_the_lock_is_called() {
     assert!(svg.starts_with("<?xml") && svg.contains("&lt;&amp;&quot;"), "{svg}");
     assert_sound(svg);
     assert_eq!(svg.matches("<g>").count(), 4);
+    for (out, log) in [("log", "log"), ("./again", "log"), ("log", "-")] {
+        let before = fs::read(scratch.path("log")).unwrap();
+        drop(fs::hard_link(scratch.path("log"), scratch.path("again")));
+        let script = format!("\"$LOCKMGR\" log --svg {out} {log} <log");
+        scratch.sh(&script).exits(64).says(&["the log itself"]);
+        assert!(fs::read(scratch.path("log")).unwrap() == before, "{out} {log}");
+    }
     scratch.run(&["log", "--svg", "./nowhere/x.svg", "log"]).exits(73).says(&["nowhere"]);
     let empty = finished(&mut scratch.lockmgr(&["log", "--svg", "-", "/dev/null"]));
     assert_sound(&empty.exits(0).out);
