@@ -16,7 +16,8 @@ use super::values;
 /// enter while others are inside, which is said when it happens, and counted at the end.
 ///
 /// A second demo in another terminal works in the same section, under the same lock: they take turns. Then
-/// see `lockmgr who demo` in a third one.
+/// see `lockmgr who demo` in a third one. While they play there is a second file beside that of the lock, in
+/// which those who are inside are noted: demo-inside.lock for demo.lock.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -26,9 +27,11 @@ Examples:
   lockmgr demo -m ofd --workers 8 --pace 20ms ./some.lock
 
 Exit status:
-  0 nobody entered while another was inside; 1 somebody did (as without a lock, so on a filesystem
-  whose locks do not work); 64 wrong usage; 73 the lock file or the picture cannot be opened or
-  created; 74 another failure of the system")]
+  0   nobody entered while another was inside
+  1   somebody did, as without a lock, so on a filesystem whose locks do not work
+  64  wrong usage
+  73  the lock file or the picture cannot be opened or created
+  74  another failure of the system, or a worker that was killed")]
 pub(crate) struct DemoArgs {
     /// Go in without a lock
     #[arg(long)]

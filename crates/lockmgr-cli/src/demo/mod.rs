@@ -13,10 +13,10 @@ mod picture;
 mod story;
 mod worker;
 
-use std::fs::File;
+use std::fs;
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -27,9 +27,11 @@ use serde::Serialize;
 use crate::cli::DemoArgs;
 use crate::exit::{self, Failure, Status};
 use crate::json::{self, PathJson};
+use crate::one_file::is_one_file;
 use crate::outcome::milliseconds;
 use crate::path_of_lock;
 use crate::show::{self, Screen, Style};
+use crate::svg::Canvas;
 use story::{Deed, Event, Story};
 use worker::{Part, Said};
 
@@ -49,9 +51,13 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<Status, Failure> {
     let is_told = !args.json && !drawn_only;
     // Before the play: nobody is to sit through it for a picture that cannot be written.
     let canvas = match &args.svg {
-        Some(path) if !drawn_only => Some((path, canvas(path)?)),
+        Some(path) if !drawn_only => {
+            check_picture(path, &lock)?;
+            Some(Canvas::open(path)?)
+        }
         _ => None,
     };
+    let _tidy = Tidy(&lock);
     let without_first = args.svg.is_some() && !args.no_lock;
     let mut stories = Vec::new();
     for locked in [false, true] {
@@ -62,10 +68,8 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<Status, Failure> {
     if drawn_only {
         show::write(&picture::draw(&stories))?;
     }
-    if let Some((path, mut canvas)) = canvas {
-        let drawn = picture::draw(&stories);
-        let written = canvas.set_len(0).and_then(|()| canvas.write_all(drawn.as_bytes()));
-        written.map_err(|error| no_picture(path, &error))?;
+    if let Some(canvas) = canvas {
+        canvas.draw(&picture::draw(&stories))?;
     }
     if args.json && !drawn_only {
         show::write(&in_json(args, &lock, &stories)?)?;
@@ -75,14 +79,21 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<Status, Failure> {
     Ok(if overlaps == 0 { exit::OK } else { exit::OVERLAP })
 }
 
-/// The file for the picture, which keeps what it has until there is one.
-fn canvas(path: &Path) -> Result<File, Failure> {
-    let opened = File::options().write(true).create(true).truncate(false).open(path);
-    opened.map_err(|error| no_picture(path, &error))
+/// Removes the file beside the lock file at the end.
+struct Tidy<'a>(&'a Path);
+
+impl Drop for Tidy<'_> {
+    fn drop(&mut self) {
+        others::tidy_up(self.0);
+    }
 }
 
-fn no_picture(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(exit::CANNOT_OPEN, format!("{}: {error}", show::path(path)))
+/// Refuses to draw over what others lock.
+fn check_picture(path: &Path, lock: &Path) -> Result<(), Failure> {
+    if is_one_file(path, lock) || is_one_file(path, &others::beside(lock)) {
+        return Err(Failure::usage("--svg: this is the lock file; name another file"));
+    }
+    Ok(())
 }
 
 /// Plays it once.
@@ -112,6 +123,14 @@ fn perform(args: &DemoArgs, lock: &Path, locked: bool, is_told: bool) -> Result<
                 troupe.end();
             }
             Said::Did(event) => {
+                if matches!(event.deed, Deed::Enters { .. }) {
+                    for worker in troupe.ending(story.inside()) {
+                        let shown = story.lose(worker);
+                        if is_told {
+                            show::write(&format!("{}\n", screen.paint(Style::Alarm, &shown)))?;
+                        }
+                    }
+                }
                 let shown = story.add(event);
                 if is_told && let Some((style, text)) = shown {
                     show::write(&format!("{}\n", screen.paint(style, &text)))?;
@@ -180,6 +199,15 @@ impl Troupe {
         }
     }
 
+    /// Those of the workers that do not live any more, or are on their way out.
+    fn ending(&self, workers: &[u32]) -> Vec<u32> {
+        let ends = |worker: &u32| {
+            let index = (*worker as usize).checked_sub(1)?;
+            Some(is_ending(self.workers.get(index)?.0.id()))
+        };
+        workers.iter().copied().filter(|worker| ends(worker) == Some(true)).collect()
+    }
+
     fn end(&mut self) {
         for (child, input) in &mut self.workers {
             drop(input.take());
@@ -201,6 +229,21 @@ impl Troupe {
         }
         complaint
     }
+}
+
+/// Whether a child of ours, which nobody has waited for, is a zombie or becomes one. The kernel says so
+/// before it lets go of the locks: whoever has got one from it finds it said.
+///
+/// # References
+/// `proc_pid_stat(5)`
+fn is_ending(child: u32) -> bool {
+    /// `PF_EXITING` of the kernel.
+    const EXITING: u32 = 4;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{child}/stat")) else { return false };
+    // The name, which may hold anything, ends at the last parenthesis; behind it stands the state.
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let flags = fields.nth(6).and_then(|flags| flags.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & EXITING != 0)
 }
 
 impl Drop for Troupe {
@@ -278,16 +321,4 @@ fn event_json((at, event): (Duration, &Event), inside: &[u32]) -> EventJson {
         Deed::Leaves => ("leaves", None),
     };
     EventJson { ms: milliseconds(at), worker: event.worker, event: name, entry }
-}
-
-/// The file beside the lock file in which those who are inside are noted.
-fn beside(lock: &Path) -> PathBuf {
-    let stem = lock.file_stem().unwrap_or_default();
-    let mut file = stem.to_owned();
-    file.push("-inside");
-    if let Some(extension) = lock.extension() {
-        file.push(".");
-        file.push(extension);
-    }
-    lock.with_file_name(file)
 }

@@ -63,6 +63,17 @@ impl Story {
         told
     }
 
+    /// Those who are inside.
+    pub(super) fn inside(&self) -> &[u32] {
+        &self.inside
+    }
+
+    /// Takes note of a worker that has ended, or was ended, inside; returns how it is told.
+    pub(super) fn lose(&mut self, worker: u32) -> String {
+        self.inside.retain(|other| *other != worker);
+        format!("-[{worker}]  its process has ended inside")
+    }
+
     pub(super) fn locked(&self) -> bool {
         self.locked
     }
@@ -148,6 +159,15 @@ mod tests {
         assert_eq!(told[1], "+[2]  overlap: [1] is inside");
         assert_eq!(told[2], "+[3]  overlap: [1] and [2] are inside");
         assert_eq!((story.visits(), story.overlaps()), (4, 3));
+    }
+
+    #[test]
+    fn whoever_has_ended_inside_is_not_there_any_more() {
+        let (mut story, _) = story(&[(2, IN)]);
+        assert_eq!(story.inside(), [2]);
+        assert!(story.lose(2).starts_with("-[2] "));
+        assert_eq!(story.add(Event { at: 1, worker: 3, deed: IN }).unwrap().1, "+[3]");
+        assert_eq!(story.overlaps(), 0);
     }
 
     #[test]

@@ -13,16 +13,19 @@ use serde::{Deserialize, Serialize};
 
 use super::others::Others;
 use super::story::{Deed, Event};
+use crate::duration;
 use crate::exit::{self, Failure, Status};
 
 /// The word that makes this program a worker.
 const WORKER: &str = "--demo-worker";
+/// How many words it has with it.
+const WORDS: usize = 7;
+/// In the place of a mechanism.
+const NO_LOCK: &str = "no-lock";
 
 /// What a worker is to do.
-#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Part {
     pub(super) number: u32,
-    #[serde(with = "bytes")]
     pub(super) lock: PathBuf,
     /// By its name; `None` without a lock.
     pub(super) mechanism: Option<String>,
@@ -41,22 +44,40 @@ pub(super) enum Said {
 }
 
 impl Part {
-    /// As the words of a command line.
-    pub(super) fn words(&self) -> [OsString; 2] {
-        let text = serde_json::to_string(self).expect("numbers and text can be written");
-        [WORKER.into(), text.into()]
+    /// As the words of a command line, which others see in their lists of processes.
+    pub(super) fn words(&self) -> [OsString; WORDS] {
+        [
+            WORKER.into(),
+            self.number.to_string().into(),
+            self.lock.clone().into(),
+            self.mechanism.as_deref().unwrap_or(NO_LOCK).into(),
+            format!("demo={}", self.demo).into(),
+            format!("rounds={}", self.rounds).into(),
+            format!("pace={}.{:09}", self.pace.as_secs(), self.pace.subsec_nanos()).into(),
+        ]
+    }
+
+    fn of_words(words: &[OsString; WORDS]) -> Option<Self> {
+        let [_, number, lock, mechanism, demo, rounds, pace] = words;
+        let mechanism = mechanism.to_str()?;
+        Some(Self {
+            number: number.to_str()?.parse().ok()?,
+            lock: lock.into(),
+            mechanism: (mechanism != NO_LOCK).then(|| mechanism.to_owned()),
+            demo: demo.to_str()?.strip_prefix("demo=")?.parse().ok()?,
+            rounds: rounds.to_str()?.strip_prefix("rounds=")?.parse().ok()?,
+            pace: duration::parse(pace.to_str()?.strip_prefix("pace=")?).ok()?,
+        })
     }
 }
 
 /// Is a worker if the words of the command line, without the program's name, say so.
 pub(crate) fn play(words: &[OsString]) -> Option<Status> {
-    let [first, part] = words else { return None };
-    if first != WORKER {
+    let words: &[OsString; WORDS] = words.try_into().ok()?;
+    if words[0] != WORKER {
         return None;
     }
-    let Some(part) = part.to_str().and_then(|text| serde_json::from_str::<Part>(text).ok()) else {
-        return Some(exit::USAGE);
-    };
+    let Some(part) = Part::of_words(words) else { return Some(exit::USAGE) };
     // Nobody is to be left behind when the demo is killed.
     let _as_well_as_can_be = set_parent_process_death_signal(Some(Signal::KILL));
     Some(match part.perform() {
@@ -144,21 +165,4 @@ fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let part = |number: i64| u64::try_from(number).unwrap_or(0);
     part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec)
-}
-
-/// A path as JSON keeps it, whatever it is.
-mod bytes {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    use std::path::{Path, PathBuf};
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-        path.as_os_str().as_bytes().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-        Vec::deserialize(from).map(|bytes| OsString::from_vec(bytes).into())
-    }
 }

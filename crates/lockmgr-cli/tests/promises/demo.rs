@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
-use crate::support::{Finished, Running, Scratch, is_locked, json, wait_until, waiters};
+use crate::support::{Finished, Running, Scratch, is_locked, json, pid, wait_until, waiters};
 
 /// Every entry is followed by the exit of the same worker.
 #[track_caller]
@@ -98,6 +98,78 @@ fn a_demo_that_is_killed_leaves_no_worker_behind() {
     demo.send(Signal::KILL);
     demo.wait();
     wait_until("its worker has gone", || !is_locked(&scratch.path("a.lock")));
+}
+
+/// Who has the lock now.
+fn worker_inside(scratch: &Scratch) -> rustix::process::Pid {
+    let told = json(scratch.run(&["who", "--json", "./a.lock"]).exits(0));
+    let locks = told.pointer("/locks/0/file/locks").and_then(serde_json::Value::as_array);
+    // Beside the gate, which who waits has.
+    let lock = locks.unwrap().iter().find(|lock| lock["kind"] == "flock").unwrap();
+    let process = lock.pointer("/holders/0/process/pid").and_then(serde_json::Value::as_u64);
+    pid(process.unwrap().try_into().unwrap())
+}
+
+#[test]
+fn a_worker_that_is_killed_inside_is_not_in_there_any_more() {
+    let scratch = Scratch::new();
+    let mut demo = Running::start(&mut scratch.lockmgr(&[
+        "demo",
+        "--workers",
+        "2",
+        "--rounds",
+        "1",
+        "--pace",
+        "10s",
+        "./a.lock",
+    ]));
+    demo.says_line();
+    demo.says("+[1]");
+    wait_until("the other one waits", || waiters(&scratch.path("a.lock")) == 1);
+    let shown = scratch.run(&["who", "./a.lock"]);
+    assert!(shown.exits(0).out.contains("lockmgr --demo-worker 1 ./a.lock flock "), "{shown:?}");
+    kill_process(worker_inside(&scratch), Signal::KILL).unwrap();
+    demo.says("-[1]  its process has ended inside");
+    demo.says("+[2]");
+    kill_process(worker_inside(&scratch), Signal::KILL).unwrap();
+    demo.finish().exits(74);
+}
+
+#[test]
+fn nothing_is_left_behind_but_the_lock_file() {
+    let scratch = Scratch::new();
+    let files = || {
+        let names = fs::read_dir(scratch.dir()).unwrap().map(|file| file.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    fs::create_dir(scratch.path("d")).unwrap();
+    for lock in ["./a.lock", ".", "./d"] {
+        scratch.run(&["demo", "--rounds", "1", "--pace", "1ms", lock]).exits(0);
+        assert_eq!(files(), ["a.lock", "d"], "{lock}");
+    }
+    // Somebody of another demo is inside: it is his.
+    let other = occupant(&scratch, &["--no-lock"]);
+    scratch.run(&["demo", "--no-lock", "--rounds", "1", "--pace", "1ms", "./a.lock"]).exits(1);
+    assert_eq!(files(), ["a-inside.lock", "a.lock", "d"]);
+    drop(other);
+}
+
+#[test]
+fn the_picture_goes_into_a_pipe_too_and_never_over_the_lock() {
+    let scratch = Scratch::new();
+    let words = "demo --json --rounds 1 --pace 1ms";
+    let script = format!(
+        "mkfifo fifo; cat fifo >got & \"$LOCKMGR\" {words} --svg fifo ./a.lock >/dev/null || exit; wait
+         \"$LOCKMGR\" {words} --svg /dev/stdout ./a.lock | cat"
+    );
+    let ran = scratch.sh(&script);
+    assert!(ran.exits(0).out.starts_with("<?xml"), "{ran:?}");
+    is_xml(&fs::read_to_string(scratch.path("got")).unwrap());
+    for picture in ["a.lock", "./a-inside.lock"] {
+        scratch.run(&["demo", "--svg", picture, "./a.lock"]).exits(64).says(&["the lock file"]);
+    }
 }
 
 #[test]
