@@ -30,7 +30,7 @@ pub(crate) use lab::{LabArgs, LabOrder, SizesArgs, TryArgs};
 pub(crate) use lasting::LastingArgs;
 pub(crate) use log::LogArgs;
 pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
-pub(crate) use run::{IfBusy, LimitArgs, Nested, RunArgs};
+pub(crate) use run::{IfBusy, LimitArgs, MadeOut, Nested, RunArgs};
 pub(crate) use top::TopArgs;
 pub(crate) use values::signal_name;
 pub(crate) use wait::WaitArgs;

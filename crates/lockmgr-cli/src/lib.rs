@@ -67,7 +67,7 @@ use std::path::PathBuf;
 use lockmgr::name::{self, Scope};
 use rustix::process::Signal;
 
-use cli::{CompletionsArgs, Order, PathArgs, Shell};
+use cli::{CompletionsArgs, Order, PathArgs, RunArgs, Shell};
 use exit::{Failure, Status};
 use say::say;
 use sys::{fd, signals};
@@ -90,7 +90,7 @@ pub fn start(words: &[OsString]) -> i32 {
         Some(words) => flock::start(words),
         None => match cli::parse(words) {
             Ok(order) => obey(order),
-            Err(error) => show(&error),
+            Err(error) => refuse(words, &error),
         },
     });
     i32::from(status.unwrap_or(exit::DEFECT))
@@ -137,10 +137,29 @@ fn finish(result: Result<Status, Failure>, quiet: bool) -> Status {
 }
 
 /// Help and version go to standard output, and all is well; a wrong command line to standard error.
-fn show(error: &clap::Error) -> Status {
-    // Somebody who closed the output does not want to read it.
+fn refuse(words: &[OsString], error: &clap::Error) -> Status {
+    if !error.use_stderr() {
+        return match error.print().and_then(|()| io::stdout().flush()) {
+            // Somebody who closed the output does not want to read it.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                finish(Err(not_written(&error)), false)
+            }
+            _ => exit::OK,
+        };
+    }
     drop(error.print());
-    if error.use_stderr() { exit::USAGE } else { exit::OK }
+    if words.get(1).is_some_and(|word| word == "run") {
+        outcome::of_wrong_usage(RunArgs::made_out(&words[2..]), &in_one_line(error));
+    }
+    exit::USAGE
+}
+
+/// What clap says, without its advice.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let what = text.split("\n\n").next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    what.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(feature = "top")]
@@ -196,7 +215,11 @@ fn print(bytes: &[u8]) -> Result<Status, Failure> {
         .write_all(bytes)
         .and_then(|()| output.flush())
         .map(|()| exit::OK)
-        .map_err(|error| Failure::new(exit::SYSTEM, format!("cannot write the output: {error}")))
+        .map_err(|error| not_written(&error))
+}
+
+fn not_written(error: &io::Error) -> Failure {
+    Failure::new(exit::SYSTEM, format!("cannot write the output: {error}"))
 }
 
 /// Text for a message or a check; what is no UTF-8 shows as a replacement character.

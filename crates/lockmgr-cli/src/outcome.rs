@@ -16,7 +16,7 @@ use rustix::process::{Signal, WaitStatus};
 use serde::Serialize;
 
 use crate::child::limits::Step;
-use crate::cli::{RunArgs, signal_name};
+use crate::cli::{MadeOut, RunArgs, signal_name};
 use crate::exit::{self, Failure, Status};
 use crate::json::{self, PathJson};
 use crate::log::{Event, Log};
@@ -119,11 +119,15 @@ impl Account {
         };
         let quiet = args.acquire.quiet;
         let log = args.log.as_deref().and_then(|path| Log::open(path, quiet));
-        Ok(Self {
+        Ok(Self::new(target, log, quiet, args.acquire.mode()))
+    }
+
+    fn new(target: Option<Target>, log: Option<Log>, quiet: bool, mode: Mode) -> Self {
+        Self {
             target,
             log,
             quiet,
-            mode: args.acquire.mode(),
+            mode,
             lock: None,
             started: Instant::now(),
             granted: None,
@@ -135,7 +139,7 @@ impl Account {
             slots: Vec::new(),
             interrupted: false,
             closed: false,
-        })
+        }
     }
 
     /// Which lock it is about; the wait counts from here.
@@ -268,6 +272,23 @@ impl Outcome {
             Outcome::Usage => "usage",
             Outcome::Defect => "defect",
         }
+    }
+}
+
+/// Writes the result of a command line that is wrong, if it says where to.
+pub(crate) fn of_wrong_usage(MadeOut { result, others }: MadeOut, message: &str) {
+    let Some(result) = result else { return };
+    // What is a lock among the other words is not known: any of them can be.
+    let scopes = [Scope::User, Scope::System];
+    let locks = others.iter().flat_map(|word| scopes.map(|scope| path_of(word, scope).ok()));
+    let paths = others.iter().map(PathBuf::from).chain(locks.flatten());
+    let used: Vec<_> = paths.map(|path| (path, "a file of the same command line")).collect();
+    match Target::open(&result, &used) {
+        Ok(target) => {
+            let account = Account::new(Some(target), None, false, Mode::Exclusive);
+            account.close(exit::USAGE, Some(message));
+        }
+        Err(failure) => say(&failure.line),
     }
 }
 

@@ -1,13 +1,14 @@
 //! `lockmgr run`: its options.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, ValueEnum, ValueHint};
+use clap::{Arg, ArgMatches, Args, ValueEnum, ValueHint};
 
-use super::{AcquireArgs, LastingArgs, values};
+use super::{AcquireArgs, LastingArgs, single, values};
 
 /// Run a command while holding a lock
 ///
@@ -171,8 +172,9 @@ pub(crate) struct RunArgs {
     ///
     /// So that no exit status is ambiguous: the outcome (ran, busy, timed-out, lock-error, …; see
     /// docs/json.md), the lock, how long it was waited for and held, the command's exit status or signal.
-    /// It is written on every way out; it is missing only if lockmgr was killed before its command
-    /// was started, or by SIGKILL. FILE is replaced as a whole (what stands there at the start is removed),
+    /// It is written on every way out, a wrong command line included, as long as the option stands before
+    /// what is no option; it is missing only if lockmgr was killed before its command was started, or by
+    /// SIGKILL. FILE is replaced as a whole (what stands there at the start is removed),
     /// so it cannot be one of the locks, nor the FILE of --log; fd:N is an open descriptor.
     #[arg(long, value_name = "FILE|fd:N", conflicts_with = "no_fork", value_hint = ValueHint::FilePath)]
     pub(crate) result: Option<OsString>,
@@ -287,6 +289,15 @@ its target.
 Programs that close all descriptors they did not open (sudo does) drop the lock's one; the lock
 lasts as long as the command all the same, but then ends if lockmgr is killed with SIGKILL.";
 
+/// What can be made out of a command line that is wrong, from its beginning to LOCK.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct MadeOut {
+    /// What `--result` names.
+    pub(crate) result: Option<OsString>,
+    /// The values of all other options, and the words from LOCK on.
+    pub(crate) others: Vec<OsString>,
+}
+
 impl RunArgs {
     /// `LOCK COMMAND [ARG]...` without anything that the definition would be needed for.
     pub(super) fn without_options(words: &[OsString]) -> Option<Self> {
@@ -296,6 +307,54 @@ impl RunArgs {
             return None;
         }
         Some(Self { lock: lock.clone(), command: command.to_vec(), ..Self::default() })
+    }
+
+    /// What can be made out of a command line that is wrong.
+    pub(crate) fn made_out(words: &[OsString]) -> MadeOut {
+        let definition = single::<Self>("run");
+        let takes_value = |is_it: &dyn Fn(&Arg) -> bool| {
+            let mut options = definition.get_arguments().filter(|arg| !arg.is_positional());
+            options.any(|arg| is_it(arg) && arg.get_action().takes_values())
+        };
+        let mut made_out = MadeOut::default();
+        let mut rest = words;
+        while let Some((word, behind)) = rest.split_first() {
+            let Some(option) = word.as_bytes().strip_prefix(b"-") else { break };
+            rest = behind;
+            let (name, value) = match option.strip_prefix(b"-") {
+                // The end of the options.
+                Some(b"") => break,
+                Some(long) => {
+                    let mut parts = long.splitn(2, |byte| *byte == b'=');
+                    let name = parts.next().unwrap_or_default();
+                    let takes = takes_value(&|arg| arg.get_long().map(str::as_bytes) == Some(name));
+                    (name, parts.next().or(takes.then_some(b"")))
+                }
+                None => {
+                    let is = |byte: u8| move |arg: &Arg| arg.get_short() == Some(byte.into());
+                    let at = option.iter().position(|byte| takes_value(&is(*byte)));
+                    (option, at.map(|at| &option[at + 1..]))
+                }
+            };
+            let value = match value {
+                None => continue,
+                Some(b"") => match rest.split_first() {
+                    Some((value, behind)) => {
+                        rest = behind;
+                        value.clone()
+                    }
+                    None => break,
+                },
+                Some(value) => OsStr::from_bytes(value).to_owned(),
+            };
+            if name == b"result" {
+                made_out.result = Some(value);
+            } else {
+                made_out.others.push(value);
+            }
+        }
+        made_out.others.extend_from_slice(rest);
+        made_out
     }
 
     /// Refuses options between LOCK and the command, where flock(1) takes none either: words after
@@ -339,6 +398,25 @@ mod tests {
             let args = RunArgs::without_options(&words[2..]);
             assert!(args.is_some(), "{line}");
             assert_eq!(args, parse_one("run", &words, RunArgs::check).ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn of_a_wrong_line_the_result_is_made_out() {
+        for (line, result, others) in [
+            ("--result r --slots 0 l c", Some("r"), &["0", "l", "c"][..]),
+            ("--result=r --bogus l c", Some("r"), &["l", "c"]),
+            ("--bogus -nw 5 --result r", Some("r"), &["5"]),
+            ("-w5 --result a --result=b l", Some("b"), &["5", "l"]),
+            ("--and=x --no-fork --result r -- -l", Some("r"), &["x", "-l"]),
+            ("-c --result l", None, &["--result", "l"]),
+            ("-n l --result r", None, &["l", "--result", "r"]),
+            ("--result", None, &[]),
+            ("--resultx r l", None, &["r", "l"]),
+        ] {
+            let made_out = RunArgs::made_out(&words(line)[2..]);
+            let others = others.iter().map(OsString::from).collect();
+            assert_eq!(made_out, MadeOut { result: result.map(OsString::from), others }, "{line}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use rustix::termios::tcgetwinsize;
 
-use crate::exit::{Failure, SYSTEM};
+use crate::exit::Failure;
 
 /// What standard output is.
 #[derive(Clone, Copy)]
@@ -77,6 +77,6 @@ pub(crate) fn write(text: &str) -> Result<bool, Failure> {
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::new(SYSTEM, format!("cannot write the output: {error}"))),
+        Err(error) => Err(crate::not_written(&error)),
     }
 }

@@ -57,7 +57,10 @@ fn a_reader_that_went_away_is_no_defect() {
             assert!(!shown.err.contains("defect") && !shown.err.contains("panic"), "{shown:?}");
         }
     }
-    scratch.sh("exec \"$LOCKMGR\" path x >/dev/full").exits(74).says(&["output"]);
+    for words in ["path x", "--help", "--version", "run --help", "help ls"] {
+        let script = format!("exec \"$LOCKMGR\" {words} >/dev/full");
+        scratch.sh(&script).exits(74).says(&["output"]);
+    }
 }
 
 #[test]
@@ -144,7 +147,7 @@ fn a_closed_standard_stream_is_no_file_of_ours() {
         for words in ["lab try --hold 0 ./f", "lab dup", "path x", "ls ./f", "wait ./f"] {
             let ran = scratch.sh(&format!("\"$LOCKMGR\" {words} {closed}"));
             ran.exits(0);
-            assert!(closed.starts_with("2") || ran.err.is_empty(), "{words} {closed}: {ran:?}");
+            assert!(closed.starts_with('2') || ran.err.is_empty(), "{words} {closed}: {ran:?}");
         }
         scratch.sh(&format!("\"$LOCKMGR\" run ./f false {closed}")).exits(1);
         let refused = scratch.sh(&format!("\"$LOCKMGR\" run --bogus ./f true {closed}"));

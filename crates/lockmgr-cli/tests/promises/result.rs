@@ -60,6 +60,37 @@ fn each_way_out_has_its_own() {
 }
 
 #[test]
+fn a_wrong_command_line_has_a_result_too() {
+    let scratch = Scratch::new();
+    for words in [
+        &["--slots", "0", "./a", "true"][..],
+        &["--bogus", "./a", "true"],
+        &["-w", "x", "./a", "true"],
+        &["./a"],
+        &["--fenced", "--shared", "./a", "true"],
+        &["--no-fork", "./a", "true"],
+        &["--take", "1", "./a", "true"],
+    ] {
+        fs::write(scratch.path("res"), "old").unwrap();
+        let ended = scratch.run(&[&["run", "--result", "res"][..], words].concat());
+        ended.exits(64);
+        let text = fs::read_to_string(scratch.path("res")).unwrap();
+        let result: Value = serde_json::from_str(&text).expect("not the old one");
+        assert_eq!((&result["outcome"], &result["status"]), (&"usage".into(), &64.into()));
+        let message = result["message"].as_str().unwrap();
+        let said = ended.err.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(message) && !message.is_empty(), "{message}: {said}");
+    }
+    // Whatever could be a lock is left alone, and so is everything if help was asked for.
+    fs::write(scratch.path("res"), "old").unwrap();
+    for words in [&["--bogus", "x", "./res", "true"][..], &["--help"], &["--and=./res", "--bogus"]]
+    {
+        scratch.run(&[&["run", "--result", "res"][..], words].concat());
+        assert_eq!(fs::read_to_string(scratch.path("res")).unwrap(), "old", "{words:?}");
+    }
+}
+
+#[test]
 fn a_file_is_there_as_a_whole_or_not_at_all() {
     let scratch = Scratch::new();
     let file = scratch.path("result");
