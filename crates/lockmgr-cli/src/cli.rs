@@ -33,7 +33,7 @@ pub(crate) use look::{DeadlocksArgs, LsArgs, SortKey, WhoArgs};
 pub(crate) use run::{IfBusy, LimitArgs, MadeOut, Nested, RunArgs};
 pub(crate) use top::TopArgs;
 pub(crate) use values::signal_name;
-pub(crate) use wait::WaitArgs;
+pub(crate) use wait::{NestedWait, WaitArgs};
 
 use crate::exit::{self, Status};
 

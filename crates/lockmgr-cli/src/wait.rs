@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use lockmgr::{Acquire, Error, FileLock};
 use serde::Serialize;
 
-use crate::cli::{Wait, WaitArgs};
+use crate::cli::{NestedWait, Wait, WaitArgs};
 use crate::duration;
 use crate::exit::{self, Failure, Status};
 use crate::json::{self, HolderJson, PathJson, Teller};
-use crate::run::{check_mechanism, free_a_signal};
+use crate::run::{check_mechanism, free_a_signal, wait_for_ancestor};
 use crate::say::say;
 use crate::sys::signals::Unignored;
-use crate::waiting::{self, Awaited, Refused, only_wait};
+use crate::waiting::{self, Awaited, Refused};
 use crate::{path_of_lock, show};
 
 pub(crate) fn wait(args: &WaitArgs) -> Result<Status, Failure> {
@@ -34,12 +34,19 @@ pub(crate) fn wait(args: &WaitArgs) -> Result<Status, Failure> {
     let since = Instant::now();
     let what = Awaited::one(path.clone(), how.mechanism);
     let acquire = lock.acquire().mode(how.mode());
-    let acquired =
-        match waiting::acquire(how, what, acquire, Acquire::try_now, only_wait, Acquire::wait) {
-            Ok(guard) => Ok(guard.unlock()),
-            Err(Refused::Lock(error)) => Err(error),
-            Err(refused) => return Err(refused.failure(how, Failure::of_lock)),
-        };
+    let busy = |_: &Error| {
+        let waits = args.nested == NestedWait::Fail && !matches!(how.wait(), Wait::Not);
+        match waits.then(|| wait_for_ancestor(&lock, how)).flatten() {
+            Some(line) => Err(Refused::Deadlock(line)),
+            None => Ok(()),
+        }
+    };
+    let acquired = match waiting::acquire(how, what, acquire, Acquire::try_now, busy, Acquire::wait)
+    {
+        Ok(guard) => Ok(guard.unlock()),
+        Err(Refused::Lock(error)) => Err(error),
+        Err(refused) => return Err(refused.failure(how, Failure::of_lock)),
+    };
     let waited = since.elapsed();
     let over = match &acquired {
         // What the release says (the file was replaced meanwhile) changes nothing: it was free.

@@ -91,14 +91,14 @@ impl Limited for AcquireSlots<'_> {
 
 /// For those who do nothing about a busy lock but wait.
 #[expect(clippy::unnecessary_wraps, reason = "others do have reasons not to wait")]
-pub(crate) fn only_wait<R>() -> Result<(), R> {
+pub(crate) fn only_wait<R>(_: &Error) -> Result<(), R> {
     Ok(())
 }
 
 /// Why there is no lock.
 pub(crate) enum Refused {
     Lock(Error),
-    /// The wait was given up because of a deadlock.
+    /// The wait was given up, or not begun, because it would never end.
     Deadlock(String),
 }
 
@@ -116,13 +116,13 @@ impl Refused {
 }
 
 /// Acquires the lock as the options want it: with `attempt`, and, if it is busy, with `wait`. In between
-/// `busy` may have reasons not to wait.
+/// `busy`, which is told of the refusal, may have reasons not to wait.
 pub(crate) fn acquire<A: Limited, G, R: From<Refused>>(
     how: &AcquireArgs,
     what: Awaited,
     acquire: A,
     attempt: impl FnOnce(A) -> lockmgr::Result<G>,
-    busy: impl FnOnce() -> Result<(), R>,
+    busy: impl FnOnce(&Error) -> Result<(), R>,
     wait: impl FnOnce(A) -> lockmgr::Result<G>,
 ) -> Result<G, R> {
     // The time runs from here.
@@ -135,7 +135,7 @@ pub(crate) fn acquire<A: Limited, G, R: From<Refused>>(
     };
     match attempt(acquire.clone()) {
         Err(error @ Error::Busy { .. }) => {
-            busy()?;
+            busy(&error)?;
             if matches!(how.wait(), Wait::Not) {
                 return Err(Refused::Lock(error).into());
             }

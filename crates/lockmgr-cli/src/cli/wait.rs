@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 
 use super::AcquireArgs;
 
@@ -16,6 +16,7 @@ use super::AcquireArgs;
 /// A lock file that does not exist is free, and is not created. -s waits only until the lock could be
 /// shared, -x (the default) until nobody holds it.
 #[derive(Args)]
+#[expect(clippy::doc_markdown, reason = "help is plain text: names of variables stand as they are")]
 #[command(after_help = "\
 Examples:
   lockmgr wait backup                    until no backup runs
@@ -24,11 +25,28 @@ Examples:
   lockmgr wait -n backup && echo free    do not wait, only ask
 
 Exit status:
-  0 the lock was free; 75 (or -E) busy or timed out; 64 wrong usage; 73 the lock file cannot be
-  opened; 74 another failure of the system")]
+  0   the lock was free
+  75  (or -E) busy, timed out, or held by an ancestor
+  64  wrong usage
+  73  the lock file cannot be opened
+  74  another failure of the system")]
 pub(crate) struct WaitArgs {
     #[command(flatten)]
     pub(crate) acquire: AcquireArgs,
+
+    /// What to do when an ancestor of this process has the lock: fail (the default) or wait
+    ///
+    /// fail: give up at once, with the status for a busy lock, because the ancestor most likely waits for
+    /// the end of this very process. wait: wait as for anybody else, such as in the background. It is looked
+    /// for where LOCKMGR_LOCK is in the environment and the lock is busy; what is found is the kernel's word.
+    #[arg(
+        long,
+        value_name = "fail|wait",
+        hide_possible_values = true,
+        default_value = "fail",
+        hide_default_value = true
+    )]
+    pub(crate) nested: NestedWait,
 
     /// A name is the lock that all users share
     #[arg(long)]
@@ -41,4 +59,11 @@ pub(crate) struct WaitArgs {
     /// A lock file (anything with a slash), or a lock's name
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) lock: OsString,
+}
+
+/// What to do about an ancestor's hold.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NestedWait {
+    Fail,
+    Wait,
 }

@@ -5,10 +5,11 @@
 
 use std::time::SystemTime;
 
+use lockmgr::Error;
 use lockmgr::inspect::{Kind, Lock, LockTable};
 
 use super::locks::Locks;
-use super::nested::{self, Outer};
+use super::nested::{self, Outer, WayOut};
 use super::replace;
 use crate::cli::{IfBusy, Nested, RunArgs};
 use crate::exit::{self, Failure, Status};
@@ -21,6 +22,9 @@ pub(super) struct Busy {
     policy: IfBusy,
     nested: Nested,
     max_waiting: Option<usize>,
+    /// `--fenced` and `--every`, which want something of the lock file.
+    fenced: bool,
+    every: bool,
     quiet: bool,
     status: Status,
     /// When this command came. What is held since later than that is not replaced.
@@ -49,6 +53,8 @@ impl Busy {
             policy: args.if_busy,
             nested: args.nested,
             max_waiting: args.max_waiting,
+            fenced: args.lasting.fenced,
+            every: args.lasting.every.is_some(),
             quiet: args.acquire.quiet,
             status: args.acquire.busy_exit_code,
             came: SystemTime::now(),
@@ -66,18 +72,19 @@ impl Busy {
         self.policy == IfBusy::Skip
     }
 
-    /// When the first attempt has failed; fails unless there is to be a wait. Returns whether the holder
-    /// was told to end.
-    pub(super) fn now(&self, locks: &Locks) -> Result<bool, Why> {
+    /// When the first attempt has failed, with this error; fails unless there is to be a wait. Returns
+    /// whether the holder was told to end.
+    pub(super) fn now(&self, locks: &Locks, busy: &Error) -> Result<bool, Why> {
         if self.nested != Nested::Wait
             && let Some(outer) = nested::look(locks)
         {
             let pass = self.nested == Nested::Pass;
             if pass && outer.covers {
-                return Err(Why::Inside(outer));
+                return Err(self.inside(outer.with_token(locks), locks));
             }
             if outer.stuck {
-                return Err(Why::Busy(outer.told(locks, pass)));
+                let way_out = if pass { WayOut::NotEnough } else { WayOut::CanPass };
+                return Err(Why::Busy(outer.told(locks, way_out)));
             }
         }
         if let Some(most) = self.max_waiting {
@@ -88,13 +95,26 @@ impl Busy {
                     1 => "1 waits already".into(),
                     count => format!("{count} wait already"),
                 };
-                return Err(Why::Busy(format!("{}: busy, and {wait}", locks.name())));
+                return Err(Why::Busy(format!("{busy}; {wait}")));
             }
         }
         if self.policy == IfBusy::Replace {
             return replace::replace(locks, self.came, self.quiet).map_err(Why::Failed);
         }
         Ok(false)
+    }
+
+    /// The command is to run inside the ancestor's hold, if that has all that was asked for.
+    fn inside(&self, outer: Outer, locks: &Locks) -> Why {
+        let lacking = if self.every {
+            "what --every goes by stands in the lock file, and is noted by whoever has the lock; \
+             give the outer command --every"
+        } else if self.fenced && outer.token.is_none() {
+            "it is not known to have a fencing token; give the outer command --fenced"
+        } else {
+            return Why::Inside(outer);
+        };
+        Why::Busy(outer.not_inside(locks, lacking))
     }
 
     /// What comes of having no lock; [`Why::Inside`] is not for here.

@@ -73,6 +73,18 @@ impl Locks {
         Ok(Self { what, members, mechanism: args.acquire.mechanism, range, fair: args.fair })
     }
 
+    /// One lock that is there already.
+    pub(super) fn just(lock: &FileLock, how: &AcquireArgs) -> Self {
+        let path = lock.path().map(Path::to_path_buf).unwrap_or_default();
+        Self {
+            what: What::One(lock.clone()),
+            members: vec![(path, how.mode())],
+            mechanism: how.mechanism,
+            range: how.range.unwrap_or(Range::WHOLE),
+            fair: false,
+        }
+    }
+
     fn slots(args: &RunArgs, slots: u32, scope: Scope) -> lockmgr::Result<Self> {
         let mut options = Semaphore::options().create(!args.no_create);
         if let Some(mode) = args.mode {
@@ -120,7 +132,7 @@ impl Locks {
     pub(super) fn acquire<R: From<Refused>>(
         &self,
         how: &AcquireArgs,
-        busy: impl FnOnce() -> Result<(), R>,
+        busy: impl FnOnce(&Error) -> Result<(), R>,
     ) -> Result<Held<'_>, R> {
         let awaited = Awaited {
             paths: self.members.iter().map(|(path, _)| path.clone()).collect(),

@@ -21,7 +21,7 @@ use std::mem;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use lockmgr::{Error, FileLockGuard};
+use lockmgr::{Error, FileLock, FileLockGuard};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, WaitStatus};
 
@@ -40,6 +40,7 @@ use crate::{command, finish};
 use busy::{Busy, Why};
 use locks::{Held, Locks};
 pub(crate) use locks::{check_mechanism, free_a_signal};
+use nested::WayOut;
 
 pub(crate) fn run(args: RunArgs) -> Status {
     let quiet = args.acquire.quiet;
@@ -68,15 +69,15 @@ fn try_run(mut args: RunArgs, account: &mut Account) -> Result<Status, Failure> 
     let locks = Locks::of(&args, &words)?;
     account.begin(Some(locks.path()));
     let busy = Busy::of(&args);
-    let RunArgs { acquire: how, note, no_fork, hold_tree, lasting, limit, .. } = args;
+    let RunArgs { acquire: how, note, remove, no_fork, hold_tree, lasting, limit, .. } = args;
     let mut program = Argv::new(words);
     let mut ignored = Unignored::default();
     free_a_signal(&how, &mut ignored);
     let mut replaced = false;
     let acquired = match busy.before(&locks) {
         Some(outer) => Err(Why::Inside(outer)),
-        None => locks.acquire(&how, || {
-            replaced = busy.now(&locks)?;
+        None => locks.acquire(&how, |error| {
+            replaced = busy.now(&locks, error)?;
             if !matches!(how.wait(), Wait::Not) {
                 account.waits();
             }
@@ -86,7 +87,12 @@ fn try_run(mut args: RunArgs, account: &mut Account) -> Result<Status, Failure> 
     let held = match acquired {
         Ok(held) => Some(held),
         Err(Why::Inside(outer)) => {
-            program.set_environment(environment::of_outer(&locks, &outer.slots));
+            program.set_environment(environment::of_outer(&locks, &outer));
+            if !how.quiet {
+                tell_what_is_not_done_inside(&locks.name(), note.is_some(), remove);
+            }
+            account.token = outer.token;
+            account.slots = outer.slots;
             None
         }
         Err(why) => {
@@ -124,6 +130,13 @@ fn try_run(mut args: RunArgs, account: &mut Account) -> Result<Status, Failure> 
         replaced,
     };
     supervise(held, &locks, &how, &program, ignored, &limited, account)
+}
+
+/// Why a wait for this lock would be one for an ancestor, which most likely waits for this process.
+pub(crate) fn wait_for_ancestor(lock: &FileLock, how: &AcquireArgs) -> Option<String> {
+    let locks = Locks::just(lock, how);
+    let outer = nested::look(&locks).filter(|outer| outer.stuck)?;
+    Some(outer.told(&locks, WayOut::Wait))
 }
 
 /// What it means for the account that there is no lock.
@@ -264,6 +277,16 @@ fn become_the_command(locks: &[BorrowedFd<'_>], argv: &Argv, ignored: &Unignored
         Err(error) => io::Error::from(error),
     };
     command::not_started(argv, &error)
+}
+
+/// What the options want done to the lock file, and only whoever has the lock can do.
+fn tell_what_is_not_done_inside(name: &str, note: bool, remove: bool) {
+    for (_, what) in [(note, "the note is not kept"), (remove, "the lock file is not removed")]
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+    {
+        say(&format!("{name}: {what}: the command runs inside its ancestor's hold"));
+    }
 }
 
 /// For those who asked for a note. The lock is held all the same.

@@ -32,7 +32,20 @@ pub(super) struct Outer {
     /// Held shared, and wanted exclusively.
     upgrade: bool,
     /// The numbers of the slots, as many as are wanted.
-    pub(super) slots: Vec<u64>,
+    pub(super) slots: Vec<u32>,
+    /// The fencing token, where that was looked for ([`Outer::with_token`]).
+    pub(super) token: Option<u64>,
+}
+
+/// What to do instead of a wait for an ancestor.
+#[derive(Clone, Copy)]
+pub(super) enum WayOut {
+    /// `run` can be told to pass.
+    CanPass,
+    /// It was, and the ancestor has not enough.
+    NotEnough,
+    /// `wait` has nothing to pass to.
+    Wait,
 }
 
 /// Whether an outer lockmgr says that there may be such an ancestor.
@@ -52,8 +65,8 @@ pub(super) fn look(locks: &Locks) -> Option<Outer> {
         let Some((process, _)) = held.first() else { continue };
         found += 1;
         let (stuck, covers, slots) = if let Some((take, slots)) = locks.take_of_slots() {
-            let mut numbers: Vec<u64> =
-                held.iter().flat_map(|(_, lock)| numbers(lock.range, slots)).collect();
+            let numbers = held.iter().flat_map(|(_, lock)| numbers(lock.range, slots));
+            let mut numbers: Vec<u32> = numbers.filter_map(|slot| slot.try_into().ok()).collect();
             numbers.sort_unstable();
             let count = numbers.len() as u64;
             numbers.truncate(usize::try_from(take).unwrap_or(usize::MAX));
@@ -74,7 +87,7 @@ pub(super) fn look(locks: &Locks) -> Option<Outer> {
         match &mut outer {
             None => {
                 let process = process.clone();
-                outer = Some(Outer { process, stuck, covers, upgrade, slots });
+                outer = Some(Outer { process, stuck, covers, upgrade, slots, token: None });
             }
             Some(outer) => {
                 outer.stuck |= stuck;
@@ -137,23 +150,39 @@ fn in_the_way(path: &Path, locks: &Locks) -> Vec<Lock> {
 }
 
 impl Outer {
+    /// As it is, with the token of the ancestor's hold, if it has one.
+    pub(super) fn with_token(self, locks: &Locks) -> Self {
+        Self { token: environment::token_of_outer(locks), ..self }
+    }
+
     /// What to say when the wait is not begun.
-    pub(super) fn told(&self, locks: &Locks, pass: bool) -> String {
+    pub(super) fn told(&self, locks: &Locks, way_out: WayOut) -> String {
         let (name, who) = (locks.name(), show::process(&self.process));
         let what = match locks.take_of_slots() {
             Some(_) => "has so many of the slots that too few are left",
             None if self.upgrade => "shares the lock, which is wanted exclusively here",
             None => "has the lock",
         };
-        let way_out = match (self.covers, pass) {
-            (true, _) => "--nested=pass runs the command inside that hold, --nested=wait waits",
-            (false, true) => "its hold is not enough for --nested=pass",
-            (false, false) => "let the outer command have all that is needed; --nested=wait waits",
+        let way_out = match (way_out, self.covers) {
+            (WayOut::Wait, _) => "--nested=wait waits all the same",
+            (WayOut::CanPass | WayOut::NotEnough, true) => {
+                "--nested=pass runs the command inside that hold, --nested=wait waits"
+            }
+            (WayOut::NotEnough, false) => "its hold is not enough for --nested=pass",
+            (WayOut::CanPass, false) => {
+                "let the outer command have all that is needed; --nested=wait waits"
+            }
         };
         format!(
             "{name}: this would wait for its own ancestor {who}, which {what}, and most likely \
              waits for this process; {way_out}"
         )
+    }
+
+    /// What to say when the command is not run inside, and why.
+    pub(super) fn not_inside(&self, locks: &Locks, why: &str) -> String {
+        let (name, who) = (locks.name(), show::process(&self.process));
+        format!("{name}: the hold of its own ancestor {who} is not enough for --nested=pass: {why}")
     }
 }
 

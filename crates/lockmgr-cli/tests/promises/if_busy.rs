@@ -51,9 +51,10 @@ fn where_enough_wait_already_it_gives_up() {
         let words = [&["run", "--max-waiting", count], options, &["./l", "touch", "ran"]].concat();
         scratch.run(&words)
     };
-    not("0", &[]).exits(75).says(&["waiting is not wanted"]);
+    let me = format!("held by pid {} (", std::process::id());
+    not("0", &[]).exits(75).says(&["/l is busy, ", &me, "; waiting is not wanted"]);
     let _first = scratch.waiter(&["--max-waiting", "1"], "./l", 1);
-    not("1", &[]).exits(75).says(&["busy, and 1 waits already"]);
+    not("1", &[]).exits(75).says(&["/l is busy, ", &me, "; 1 waits already"]);
     let _second = scratch.waiter(&["--max-waiting", "2"], "./l", 2);
     not("2", &["-E", "7"]).exits(7);
     not("2", &["--if-busy=skip", "-w", "1h"]).exits(0).says(&["skipped: "]);

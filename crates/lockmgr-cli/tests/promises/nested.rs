@@ -96,6 +96,65 @@ fn slots_of_an_ancestor_count_where_too_few_are_left() {
 }
 
 #[test]
+fn with_pass_the_token_is_the_ancestors_or_the_command_is_not_run() {
+    let scratch = Scratch::new();
+    let inner = "echo $LOCKMGR_TOKEN; \"$LOCKMGR\" run --nested=pass --fenced --result fd:1 ./l \
+                 sh -c 'echo $LOCKMGR_TOKEN'";
+    let shown = nested(&scratch, &["--fenced"], inner);
+    let lines: Vec<_> = shown.exits(0).out.lines().collect();
+    let [outer, inner, result] = lines[..] else { panic!("{shown:?}") };
+    assert!(outer == inner && outer.parse::<u64>().is_ok(), "{shown:?}");
+    assert!(result.contains(&format!("\"token\":{outer},")), "{shown:?}");
+    // Not that of the hold before, which is in the lock file still; nor one that somebody made up.
+    for forged in ["", "env LOCKMGR_TOKEN=17 "] {
+        let inner = format!("{forged}\"$LOCKMGR\" run --nested=pass --fenced ./l touch ran");
+        nested(&scratch, &[], &inner).exits(75).says(&["not enough", "--fenced", "ancestor"]);
+    }
+    assert!(!scratch.path("ran").exists());
+}
+
+#[test]
+fn with_pass_what_only_the_holder_can_do_is_refused_or_said() {
+    let scratch = Scratch::new();
+    let inner = "\"$LOCKMGR\" run --nested=pass --every 1h ./l touch ran";
+    nested(&scratch, &[], inner).exits(75).says(&["not enough", "--every"]);
+    assert!(!scratch.path("ran").exists());
+    let inner = "\"$LOCKMGR\" run --nested=pass --note why ./l true";
+    nested(&scratch, &[], inner).exits(0).says(&["the note is not kept"]);
+    let inner = "\"$LOCKMGR\" run --nested=pass --remove ./l true";
+    nested(&scratch, &[], inner).exits(0).says(&["the lock file is not removed"]);
+    assert!(scratch.path("l").exists());
+}
+
+#[test]
+fn with_pass_there_are_as_many_slots_as_were_asked_for() {
+    let scratch = Scratch::new();
+    let inner = "\"$LOCKMGR\" run --slots 3 ./l \"$LOCKMGR\" run --slots 3 --take 2 --nested=pass \
+                 --result fd:1 ./l sh -c 'echo $LOCKMGR_SLOT'";
+    let shown = nested(&scratch, &["--slots", "3", "--take", "2"], inner);
+    assert!(shown.exits(0).out.starts_with("0,1\n"), "{shown:?}");
+    assert!(shown.out.contains("\"slot\":0,\"slots\":[0,1]"), "{shown:?}");
+    let inner = "\"$LOCKMGR\" run --slots 3 --nested=pass ./l sh -c 'echo $LOCKMGR_SLOT'";
+    assert_eq!(nested(&scratch, &["--slots", "3", "--take", "2"], inner).exits(0).out, "0\n");
+}
+
+#[test]
+fn a_wait_for_ones_own_ancestor_is_refused() {
+    let scratch = Scratch::new();
+    nested(&scratch, &[], "\"$LOCKMGR\" wait ./l").exits(75).says(&["its own ancestor"]);
+    nested(&scratch, &[], "\"$LOCKMGR\" wait -E 9 ./l").exits(9);
+    nested(&scratch, &["-s"], "\"$LOCKMGR\" wait -s ./l").exits(0).is_silent();
+    nested(&scratch, &[], "\"$LOCKMGR\" wait -n ./l").exits(75).says(&["is busy, held by"]);
+    let script = "\"$LOCKMGR\" wait --nested=wait ./l && echo after & echo up; read _";
+    let words = ["run", "./l", "sh", "-c", script];
+    let mut outer = Running::start(scratch.lockmgr(&words).stdin(Stdio::piped()));
+    outer.says("up");
+    wait_until("it waits", || is_waited_for(&scratch.path("l")));
+    outer.tell("end");
+    outer.says("after");
+}
+
+#[test]
 fn others_are_waited_for_and_so_is_an_ancestor_if_asked() {
     let scratch = Scratch::new();
     let path = scratch.path("m");
