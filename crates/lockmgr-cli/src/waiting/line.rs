@@ -1,8 +1,10 @@
 //! The line that says whom a wait is for, and when it is said where nothing can be kept up to date.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use lockmgr::inspect::{Holder, Kind, Lock, LockTable, Process, Standing, Waiter};
+use lockmgr::inspect::{
+    Holder, Kind, Lock, LockTable, LockedFile, Process, Record, Standing, Waiter,
+};
 
 use super::Watch;
 use crate::duration::show;
@@ -48,23 +50,50 @@ struct Seen {
     pid: u32,
     command: String,
     user: String,
+    /// What it says of itself: since when it has the lock, and why.
+    age: Option<Duration>,
+    note: Option<String>,
 }
 
 impl Seen {
-    fn of(process: &Process) -> Self {
+    /// The record counts if it is the process's own.
+    fn of(process: &Process, record: Option<&Record>) -> Self {
         /// More than any line shows; there is nothing to be seen of one that has ended.
         const WIDTH: usize = 400;
-        Self { pid: process.pid, command: process.command_line(WIDTH), user: process.user() }
+        let record = record.filter(|record| record.start == process.start);
+        let age = record.and_then(|record| SystemTime::now().duration_since(record.since).ok());
+        // Of `lockmgr run` it is the command that matters.
+        let command = record.filter(|record| !record.command.is_empty());
+        let command = command.map(|record| cut(&harmless(&record.command.join(" ")), WIDTH));
+        Self {
+            pid: process.pid,
+            command: command.unwrap_or_else(|| process.command_line(WIDTH)),
+            user: process.user(),
+            age,
+            note: record.and_then(|record| record.note.clone()),
+        }
+    }
+
+    /// ` for 3m12s: "nightly backup"`
+    fn told_of_itself(&self, with_note: bool) -> String {
+        let age = self.age.map(|age| format!(" for {}", whole_seconds(age))).unwrap_or_default();
+        match &self.note {
+            Some(note) if with_note => format!("{age}: \"{note}\""),
+            _ => age,
+        }
     }
 }
 
 impl Scene {
     /// Looks at the lock now.
     pub(super) fn look(watch: &Watch) -> Self {
-        let tables = watch.paths.iter().map(|path| LockTable::of(path).unwrap_or_default());
-        let files: Vec<Vec<Lock>> = tables
-            .map(|table| table.files.into_iter().flat_map(|file| file.locks).collect())
-            .collect();
+        let tables: Vec<LockTable> =
+            watch.paths.iter().map(|path| LockTable::of(path).unwrap_or_default()).collect();
+        let locks = |table: &LockTable| -> Vec<Lock> {
+            table.files.iter().flat_map(|file| file.locks.clone()).collect()
+        };
+        let files: Vec<(&LockTable, Vec<Lock>)> =
+            tables.iter().map(|table| (table, locks(table))).collect();
         let kind = Kind::from(watch.mechanism);
         let now = Instant::now();
         let mut scene = Self {
@@ -72,25 +101,26 @@ impl Scene {
             short_name: watch.short_name.clone(),
             waited: now.saturating_duration_since(watch.since),
             left: watch.deadline.map(|deadline| deadline.saturating_duration_since(now)),
-            ahead: files.iter().find_map(|locks| ahead(locks, watch.slots)).unwrap_or(0),
+            ahead: files.iter().find_map(|(_, locks)| ahead(locks, watch.slots)).unwrap_or(0),
             ..Self::default()
         };
         let is_mine = |waiter: &Waiter| waiter.pid() == Some(std::process::id());
         let in_the_way = |lock: &&Lock| lock.kind.shares_a_space_with(&kind) && !lock.is_gate();
         // The one that the kernel has us wait for, else any.
         let waits = |lock: &Lock| lock.waiters.iter().any(is_mine);
-        let mut files: Vec<&Vec<Lock>> = files.iter().collect();
-        files.sort_by_key(|locks| {
+        let mut files: Vec<_> = files.iter().collect();
+        files.sort_by_key(|(_, locks)| {
             (!locks.iter().any(waits), locks.iter().find(in_the_way).is_none())
         });
-        let Some(locks) = files.first() else { return scene };
+        let Some((table, locks)) = files.first() else { return scene };
+        let record = table.files.iter().find_map(LockedFile::record);
         let mut matters: Vec<&Lock> = locks.iter().filter(in_the_way).collect();
         matters.sort_by_key(|lock| !waits(lock));
         match matters.split_first() {
-            Some((lock, others)) => scene.tell_holder(lock, others.len()),
+            Some((lock, others)) => scene.tell_holder(lock, others.len(), record.as_ref()),
             None => {
                 if let Some(lease) = locks.iter().find(|lock| lock.kind == Kind::Lease) {
-                    scene.tell_holder(lease, 0);
+                    scene.tell_holder(lease, 0, None);
                     scene.before = "kept from being opened by a lease of";
                 }
             }
@@ -98,9 +128,10 @@ impl Scene {
         scene
     }
 
-    fn tell_holder(&mut self, lock: &Lock, others: usize) {
+    fn tell_holder(&mut self, lock: &Lock, others: usize, record: Option<&Record>) {
         let lives = |holder: &&Holder| holder.standing != Standing::Gone;
-        let process = |holder: &Holder| holder.process.as_ref().map(Seen::of);
+        let process =
+            |holder: &Holder| holder.process.as_ref().map(|process| Seen::of(process, record));
         let heir = lock.holders.iter().filter(lives).find_map(process);
         let has_gone = lock.holders.first().is_some_and(|first| first.standing == Standing::Gone);
         self.before = match (&heir, has_gone) {
@@ -118,12 +149,16 @@ impl Scene {
     pub(super) fn fitting(&self, width: usize) -> String {
         let room = width.saturating_sub(1);
         let name = &self.short_name;
+        let all = self.put(name, self.holder.as_ref().map(|holder| holder.command.as_str()), true);
+        if columns(&all) <= room {
+            return all;
+        }
         // As much of the command as there is room for; if there is none, nothing of it.
-        let without = columns(&self.put(name, Some("")));
+        let without = columns(&self.put(name, Some(""), false));
         let command = self.holder.as_ref().map_or("", |holder| &holder.command);
         let text = match room.checked_sub(without) {
-            Some(left) if left >= 4 => self.put(name, Some(&cut(command, left))),
-            _ => self.put(name, None),
+            Some(left) if left >= 4 => self.put(name, Some(&cut(command, left)), false),
+            _ => self.put(name, None, false),
         };
         cut(&text, room)
     }
@@ -132,16 +167,16 @@ impl Scene {
     pub(super) fn whole(&self) -> String {
         const COMMAND: usize = 100;
         let command = self.holder.as_ref().map(|holder| cut(&holder.command, COMMAND));
-        self.put(&self.name, command.as_deref()).trim_start_matches("lockmgr: ").to_owned()
+        self.put(&self.name, command.as_deref(), true).trim_start_matches("lockmgr: ").to_owned()
     }
 
-    fn put(&self, name: &str, command: Option<&str>) -> String {
+    fn put(&self, name: &str, command: Option<&str>, with_note: bool) -> String {
         let waited = whole_seconds(self.waited);
         let before =
             if self.before.is_empty() { String::new() } else { format!(", {}", self.before) };
         let holder = match (&self.holder, command) {
-            (Some(Seen { pid, user, .. }), Some(command)) => {
-                format!(" pid {pid} ({command}, {user})")
+            (Some(seen @ Seen { pid, user, .. }), Some(command)) => {
+                format!(" pid {pid} ({command}, {user}){}", seen.told_of_itself(with_note))
             }
             (Some(Seen { pid, .. }), None) => format!(" pid {pid}"),
             (None, _) => String::new(),
@@ -223,6 +258,8 @@ mod tests {
                 pid: 4242,
                 command: "rsync -a --delete /srv/one/very/long/path /mnt/another".into(),
                 user: "root".into(),
+                age: Some(Duration::from_secs(192)),
+                note: Some("nightly backup".into()),
             }),
             before: "held by",
             after: String::new(),
@@ -238,9 +275,13 @@ mod tests {
             assert!(columns(&line) < width.max(1), "{width}: {line}");
         }
         assert_eq!(
-            scene().fitting(110),
-            "lockmgr: waiting 12s for backup.lock, held by pid 4242 (rsync -a --delet…, root), \
-             2 ahead, gives up in 1m15s"
+            scene().fitting(120),
+            "lockmgr: waiting 12s for backup.lock, held by pid 4242 (rsync -a --delet…, root) for \
+             3m12s, 2 ahead, gives up in 1m15s"
+        );
+        assert_eq!(
+            scene().fitting(300),
+            format!("lockmgr: {}", scene().whole().replace("/srv/größe/", ""))
         );
         assert_eq!(scene().fitting(40), "lockmgr: waiting 12s for backup.lock,…");
         let wide = Scene { short_name: "漢".repeat(100), ..scene() };
@@ -252,7 +293,8 @@ mod tests {
         assert_eq!(
             scene().whole(),
             "waiting 12s for /srv/größe/backup.lock, held by pid 4242 (rsync -a --delete \
-             /srv/one/very/long/path /mnt/another, root), 2 ahead, gives up in 1m15s"
+             /srv/one/very/long/path /mnt/another, root) for 3m12s: \"nightly backup\", 2 ahead, \
+             gives up in 1m15s"
         );
         let unknown = Scene { holder: None, before: "", ahead: 0, left: None, ..scene() };
         assert_eq!(unknown.whole(), "waiting 12s for /srv/größe/backup.lock");
@@ -260,8 +302,9 @@ mod tests {
 
     #[test]
     fn nothing_drives_the_terminal() {
-        let hostile = Scene { short_name: "a\x1b[2J\n\u{202e}".into(), ..scene() };
-        assert!(!hostile.fitting(200).chars().any(|c| c.is_control() || c == '\u{202e}'));
+        let mut hostile = Scene { short_name: "a\x1b[2J\n\u{202e}".into(), ..scene() };
+        hostile.holder.as_mut().unwrap().note = Some("\x1b[2J\n\u{202e}".into());
+        assert!(!hostile.fitting(300).chars().any(|c| c.is_control() || c == '\u{202e}'));
     }
 
     #[test]

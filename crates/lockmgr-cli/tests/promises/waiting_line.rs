@@ -35,7 +35,7 @@ fn resize(terminal: &mut Terminal, columns: u16) {
 /// A command that holds the lock until it is told something; its last word is hostile.
 fn holder(scratch: &Scratch) -> Running {
     let hostile = "evil\x1b[2J\r\n\x07\u{202e}";
-    let words = ["run", "./l", "sh", "-c", "echo ready; read _", hostile];
+    let words = ["run", "--note", "a \x07 note", "./l", "sh", "-c", "echo ready; read _", hostile];
     let mut holder = Running::start(scratch.lockmgr(&words).stdin(Stdio::piped()));
     holder.says("ready");
     holder
@@ -52,6 +52,8 @@ fn the_line_names_the_holder_keeps_up_and_goes() {
     let who = format!("for l, held by pid {} (", holder.pid().as_raw_nonzero());
     assert!(first.contains(&who) && first.contains("evil\\u{1b}[2J"), "{first}");
     assert!(first.contains(", gives up in 59m"), "{first}");
+    let holder_says = first.split_once(") for ").expect("since when it has it").1;
+    assert!(holder_says.contains("s: \"a \\u{7} note\""), "{first}");
     let second = line(&mut waiter);
     assert_ne!(first, second, "the time goes on");
     // It fits whatever the terminal is made to be.
