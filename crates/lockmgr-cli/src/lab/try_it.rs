@@ -194,6 +194,10 @@ fn open_carefully(path: &OsStr) -> Result<(OwnedFd, String), Failure> {
     let what = match last {
         Errno::LOOP => "it is a symbolic link, which is not followed".to_owned(),
         Errno::NXIO => "it is neither a file nor a directory".to_owned(),
+        // Without O_NONBLOCK, open would sleep until then.
+        Errno::AGAIN => "another process has a lease on it (F_SETLEASE), and was asked to give it \
+                         up; try again, or see `lockmgr who`"
+            .to_owned(),
         error => reason(&error.into()),
     };
     Err(failed(what))

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::{
     Finished, LOCKMGR, Running, Scratch, finished, has, is_locked, is_root, json, pid, skip, state,
-    wait_until,
+    take_write_lease, wait_until,
 };
 use crate::terminal::Terminal;
 
@@ -525,6 +525,19 @@ fn sharers_try_together() {
     holder.send(Signal::TERM);
     holder.wait();
     assert!(!is_locked(&scratch.path("l")));
+}
+
+#[test]
+fn a_lease_is_called_by_its_name() {
+    let scratch = Scratch::new();
+    let file = fs::File::create(scratch.path("l")).expect("a file");
+    if !take_write_lease(&file) {
+        return skip("this filesystem has no leases");
+    }
+    scratch
+        .run(&["lab", "try", "l"])
+        .exits(73)
+        .says(&["cannot open l: another process has a lease"]);
 }
 
 #[test]

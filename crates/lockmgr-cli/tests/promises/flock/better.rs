@@ -2,7 +2,6 @@
 //! it here.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -13,7 +12,7 @@ use rustix::process::Signal;
 use super::both::{Whose, original};
 use crate::support::{
     BOUND, Finished, LOCKMGR, ProtectedRegular, Running, Scratch, finished, hold, is_gone,
-    is_locked, is_root, is_waited_for, skip, wait_until,
+    is_locked, is_root, is_waited_for, skip, take_write_lease, wait_until,
 };
 
 fn ours(scratch: &Scratch, words: &[&str]) -> Finished {
@@ -92,17 +91,6 @@ fn a_lease_is_contention() {
     drop(file);
     running.says("in");
     running.finish().exits(0);
-}
-
-#[expect(unsafe_code, reason = "there is no safe wrapper")]
-fn take_write_lease(file: &File) -> bool {
-    /// From `fcntl.h`; the crate libc has it not.
-    const F_SETSIG: libc::c_int = 10;
-    // Whoever opens the file has a signal sent to us: not SIGIO, which would end us.
-    // SAFETY: the descriptor is open, and the command takes a number.
-    unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) };
-    // SAFETY: the descriptor is open, and the command takes a number.
-    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0 }
 }
 
 #[test]

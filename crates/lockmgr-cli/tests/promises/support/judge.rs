@@ -1,6 +1,7 @@
 //! Locks as the kernel sees them, and a competitor for them: nothing here is of lockmgr.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -26,6 +27,19 @@ pub(crate) fn waiters(path: &Path) -> usize {
     let inode = format!(":{} ", metadata.ino());
     let table = fs::read_to_string("/proc/locks").expect("the kernel's lock table");
     table.lines().filter(|line| line.contains("->") && line.contains(&inode)).count()
+}
+
+/// Takes a lease on a file that is open for writing, which lasts as long as the file is open: opening it by
+/// others has to wait. Returns whether the filesystem has such leases.
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+pub(crate) fn take_write_lease(file: &File) -> bool {
+    /// From `fcntl.h`; the crate libc has it not.
+    const F_SETSIG: libc::c_int = 10;
+    // Whoever opens the file has a signal sent to us: not SIGIO, which would end us.
+    // SAFETY: the descriptor is open, and the command takes a number.
+    unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) };
+    // SAFETY: the descriptor is open, and the command takes a number.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0 }
 }
 
 /// A lock held by the test itself until this is dropped.

@@ -20,7 +20,7 @@ use rustix::process::Pid;
 use tempfile::TempDir;
 
 pub(crate) use json::{check, json, schema};
-pub(crate) use judge::{Held, hold, is_locked, is_waited_for, waiters};
+pub(crate) use judge::{Held, hold, is_locked, is_waited_for, take_write_lease, waiters};
 pub(crate) use listener::Listener;
 pub(crate) use process::{Finished, Running, Stranger, finished};
 pub(crate) use protected::ProtectedRegular;
