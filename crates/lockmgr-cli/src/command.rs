@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::exit::{self, Failure};
 use crate::printable;
 use crate::sys::spawn::Argv;
+use crate::sys::text::reason;
 
 /// Where programs are when nothing says where; the C library's own answer.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -48,6 +49,15 @@ pub(crate) fn not_started(argv: &Argv, error: &io::Error) -> Failure {
             Failure::new(exit::CANNOT_EXECUTE, format!("{shown}: cannot be executed: {error}"))
         }
     }
+}
+
+/// What it means that there is no process which could become the program.
+pub(crate) fn no_process(error: &io::Error) -> Failure {
+    let why = match error.kind() {
+        io::ErrorKind::WouldBlock => "there are as many as this user, or the system, may have",
+        _ => &reason(error),
+    };
+    Failure::new(exit::SYSTEM, format!("cannot make a process for the command: {why}"))
 }
 
 /// Whether there is such a file where `execvp` looks.

@@ -13,7 +13,7 @@
 //! | 64 | the command line is wrong: an option, a lock name, a descriptor that is not open; `top` without a terminal |
 //! | 70 | a defect in lockmgr itself |
 //! | 73 | the lock file cannot be opened or created, or is no file that can carry a lock; a file of `--result`, `log` or `--svg` |
-//! | 74 | any other failure of the system |
+//! | 74 | any other failure of the system, such as no process to be had for the command |
 //! | 0 | the command was not run, because the lock was busy (`--if-busy=skip`) |
 //! | 75, or what `-E` says | the lock was busy, did not get free in time, or never would (`--deadlock=fail`, held by an ancestor), or too many waited (`--max-waiting`) |
 //! | 77 | `kill`: refused, because a holder was not verified, not confirmed, or may not be signalled |

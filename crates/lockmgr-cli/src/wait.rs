@@ -3,11 +3,11 @@
 //! There is no way to be told of a release but to wait for the lock: so it is acquired, and released at
 //! once. A file that is not there, or goes while it is waited for, carries no lock.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lockmgr::{Acquire, Error, FileLock};
+use lockmgr::{Acquire, Error, FileLock, Mechanism};
 use serde::Serialize;
 
 use crate::cli::{NestedWait, Wait, WaitArgs};
@@ -28,7 +28,14 @@ pub(crate) fn wait(args: &WaitArgs) -> Result<Status, Failure> {
     if let Some(range) = how.range {
         options = options.range(range);
     }
-    let failed = |error: &Error| Failure::of_lock(error, how.busy_exit_code);
+    let failed = |error: &Error| {
+        let mut failure = Failure::of_lock(error, how.busy_exit_code);
+        let is_record_lock = how.mechanism != Mechanism::Flock;
+        if matches!(error, Error::Permission { source, .. } if is_record_lock && is_badf(source)) {
+            failure.line.push_str("; -s waits until the lock could be shared, and only reads");
+        }
+        failure
+    };
     let lock = options.open_lazy(&path).map_err(|error| failed(&error))?;
     free_a_signal(how, &mut Unignored::default());
     let since = Instant::now();
@@ -72,6 +79,11 @@ pub(crate) fn wait(args: &WaitArgs) -> Result<Status, Failure> {
             Ok(exit::OK)
         }
     }
+}
+
+/// The kernel wants another descriptor: one that can write.
+fn is_badf(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBADF)
 }
 
 /// How the wait ended.

@@ -166,14 +166,20 @@ fn make(path: &Path, scope: Scope) -> Result<()> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Err(refuse(
             OPEN,
-            "the place for named locks is no directory; remove it",
+            "use a path instead of a name, or remove this; the place for named locks is no directory",
             Errno::NOTDIR,
         ));
     }
     if stat.st_uid != owner {
         return Err(refuse(
             OPEN,
-            "the directory for named locks belongs to another user; remove it",
+            if system {
+                "use a path instead of a name; the directory for locks of all users belongs to \
+                 somebody who is not root"
+            } else {
+                "use a path instead of a name, or the lock of all users (--system); the directory \
+                 for named locks belongs to another user"
+            },
             Errno::PERM,
         ));
     }

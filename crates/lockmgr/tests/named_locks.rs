@@ -185,17 +185,17 @@ fn a_directory_that_is_not_what_it_should_be_is_refused() {
     };
 
     symlink(elsewhere.path(), &home.path).unwrap();
-    refused("the place for named locks is no directory; remove it");
+    refused("use a path instead of a name, or remove this; the place");
     symlink(home.path.with_extension("no"), &home.path).unwrap();
-    refused("the place for named locks is no directory; remove it");
+    refused("use a path instead of a name, or remove this; the place");
     fs::write(&home.path, "").unwrap();
     own(&home.path, home.uid);
-    refused("the place for named locks is no directory; remove it");
+    refused("use a path instead of a name, or remove this; the place");
     for stranger in [0, new_user()] {
         fs::create_dir(&home.path).unwrap();
         chmod(&home.path, 0o777);
         own(&home.path, stranger);
-        refused("the directory for named locks belongs to another user; remove it");
+        refused("use a path instead of a name, or the lock of all users (--system); the directory");
     }
     for mode in [0o770, 0o707, 0o1777] {
         fs::create_dir(&home.path).unwrap();
@@ -329,12 +329,12 @@ fn for_all_in_a_bad_place(_args: &[String]) {
     refused("the directory for locks of all users is not sticky; chmod 1777 it");
     fs::remove_dir(directory).unwrap();
     symlink("/tmp", directory).unwrap();
-    refused("the place for named locks is no directory; remove it");
+    refused("use a path instead of a name, or remove this; the place");
     fs::remove_file(directory).unwrap();
     fs::create_dir(directory).unwrap();
     if chown(directory, Some(new_user()), None).is_ok() {
         chmod(directory, 0o1777);
-        refused("the directory for named locks belongs to another user; remove it");
+        refused("use a path instead of a name; the directory for locks of all users belongs to");
         chown(directory, Some(0), None).unwrap();
     }
     // So it is when whoever made it was killed just then.

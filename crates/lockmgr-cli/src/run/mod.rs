@@ -16,11 +16,13 @@ mod locks;
 mod nested;
 mod replace;
 
+use std::ffi::OsStr;
 use std::io;
 use std::mem;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use lockmgr::inspect::Record;
 use lockmgr::{Error, FileLock, FileLockGuard};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, WaitStatus};
@@ -35,7 +37,7 @@ use crate::say::say;
 use crate::sys::signals::{self, Unignored};
 use crate::sys::spawn::{self, Argv};
 use crate::waiting::Refused;
-use crate::{command, finish};
+use crate::{command, finish, printable};
 
 use busy::{Busy, Why};
 use locks::{Held, Locks};
@@ -110,8 +112,8 @@ fn try_run(mut args: RunArgs, account: &mut Account) -> Result<Status, Failure> 
         if how.verbose && !how.quiet {
             say(&format!("waited {} for {}", show(held.wait_time()), locks.name()));
         }
-        if note.is_some() {
-            tell_if_not_kept(&how, held);
+        if let Some(note) = &note {
+            tell_if_not_kept(&how, held, note);
         }
         if held.main().is_some_and(|guard| lasting::is_too_early(&lasting, guard, how.quiet)) {
             account.command(Outcome::Skipped, None);
@@ -205,9 +207,13 @@ fn supervise(
                 format!("cannot watch over the command: {error}"),
             ));
         }
-        Err(Trouble::NotStarted(error) | Trouble::NotForked(error)) => {
+        Err(Trouble::NotStarted(error)) => {
             account.command(Outcome::NotStarted, None);
-            Err(error)
+            Err(command::not_started(argv, &error))
+        }
+        Err(Trouble::NotForked(error)) => {
+            account.command(Outcome::NotStarted, None);
+            Err(command::no_process(&error))
         }
         Ok(ended) => {
             let outcome = match (ended.overran, limits.replaced) {
@@ -235,7 +241,7 @@ fn supervise(
         }
     }
     account.released();
-    let ended = ended.map_err(|error| command::not_started(argv, &error))?;
+    let ended = ended?;
     if how.verbose && !how.quiet {
         say(&format!("held {name} for {}", show(limits.granted.elapsed())));
     }
@@ -290,10 +296,13 @@ fn tell_what_is_not_done_inside(name: &str, note: bool, remove: bool) {
 }
 
 /// For those who asked for a note. The lock is held all the same.
-fn tell_if_not_kept(how: &AcquireArgs, held: &Held<'_>) {
-    if !how.quiet
-        && let Some(error) = held.not_recorded()
-    {
+fn tell_if_not_kept(how: &AcquireArgs, held: &Held<'_>, note: &OsStr) {
+    if how.quiet {
+        return;
+    }
+    if let Some(error) = held.not_recorded() {
         say(&format!("the note is not kept: {error}"));
+    } else if !Record::has_room_for(&printable(note)) {
+        say("the note is too long to be kept whole, and is cut");
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use crate::support::{LOCKMGR, Scratch, finished, hold, is_locked, is_root, skip};
+use crate::support::{LOCKMGR, Scratch, finished, has, hold, is_locked, is_root, skip};
 
 /// Some user who is not root; no account is needed.
 const SOMEBODY: u32 = 54321;
@@ -132,6 +132,35 @@ fn reading_is_enough_for_flock() {
     refused.says(&["/l: "]);
     fs::set_permissions(scratch.path("l"), fs::Permissions::from_mode(0o000)).unwrap();
     run(&[]).exits(73).says(&["/l: "]);
+}
+
+#[test]
+fn where_only_writing_is_missing_the_way_out_is_named() {
+    if !is_root() {
+        return skip("needs root, to run as a user without permission to write");
+    }
+    let scratch = open_scratch();
+    fs::write(scratch.path("l"), "").unwrap();
+    fs::set_permissions(scratch.path("l"), fs::Permissions::from_mode(0o444)).unwrap();
+    let refused = |words: &[&str]| finished(scratch.lockmgr(words).uid(SOMEBODY).gid(SOMEBODY));
+    let slots = refused(&["run", "--slots", "2", "./l", "true"]);
+    slots.exits(74).says(&["slots need a lock file that can be written"]);
+    assert!(!slots.err.contains("flock"), "{slots:?}");
+    refused(&["wait", "-m", "ofd", "./l"]).exits(74).says(&["; -s waits until"]);
+    refused(&["wait", "-m", "ofd", "-s", "./l"]).exits(0);
+}
+
+#[test]
+fn that_there_is_no_process_for_the_command_is_not_said_of_the_command() {
+    if !is_root() || !has("prlimit") {
+        return skip("needs root, to be a user with few processes, and prlimit(1)");
+    }
+    let scratch = open_scratch();
+    fs::write(scratch.path("l"), "").unwrap();
+    let words = ["prlimit", "--nproc=1", LOCKMGR, "run", "--result", "fd:1", "./l", "true"];
+    let ended = finished(scratch.command(&words).uid(SOMEBODY).gid(SOMEBODY));
+    ended.exits(74).says(&["cannot make a process for the command: there are as many"]);
+    assert!(ended.out.contains("\"outcome\":\"not-started\",\"status\":74,"), "{ended:?}");
 }
 
 #[test]

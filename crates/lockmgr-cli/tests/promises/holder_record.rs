@@ -81,6 +81,19 @@ fn the_command_inherits_nothing_to_write_with() {
 }
 
 #[test]
+fn a_note_that_is_cut_is_told_to_be() {
+    let scratch = Scratch::new();
+    let run = |length: usize, quiet: &[&str]| {
+        let note = "n".repeat(length);
+        let command = ["./l", "grep", "-q", "\"note\":\"n*\"", "l"];
+        scratch.run(&[&["run", "--note", &note], quiet, &command].concat())
+    };
+    run(1500, &[]).exits(0);
+    run(2000, &[]).exits(1).says(&["the note is too long"]);
+    assert_eq!(run(2000, &["-q"]).exits(1).err, "");
+}
+
+#[test]
 fn only_who_asked_for_a_note_is_told_that_there_is_none() {
     let scratch = Scratch::new();
     fs::write(scratch.path("foreign"), "precious").expect("a scratch file");

@@ -43,6 +43,13 @@ impl Record {
     pub fn of_lock(path: impl AsRef<Path>) -> Option<Self> {
         LockTable::of(path).ok()?.files.first()?.record()
     }
+
+    /// Whether there is room for all of such a note in a lock file: for some 1500 bytes, of which a control
+    /// character takes six. A longer one is cut, and ends in `…`.
+    #[must_use]
+    pub fn has_room_for(note: &str) -> bool {
+        line::is_kept_whole(note)
+    }
 }
 
 impl LockedFile {

@@ -48,6 +48,11 @@ pub(super) fn written(record: &Record) -> Option<Vec<u8>> {
     Some(head.into_bytes())
 }
 
+/// Whether the note is kept as it is.
+pub(super) fn is_kept_whole(note: &str) -> bool {
+    !Quoted::of(note, NOTE).cut
+}
+
 /// A record that tells of no holder, only of what outlives them.
 pub(super) fn of_lasting(lasting: Lasting) -> Vec<u8> {
     (beginning(lasting) + &ending(lasting.token)).into_bytes()

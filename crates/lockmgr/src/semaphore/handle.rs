@@ -158,7 +158,13 @@ impl Handle {
 
     pub(super) fn lock_error(&self, operation: &'static str, errno: Errno) -> Error {
         let (path, mode) = (self.path(), Mode::Exclusive);
-        Error::of_lock_call(path, operation, Mechanism::Ofd, mode, errno)
+        match Error::of_lock_call(path, operation, Mechanism::Ofd, mode, errno) {
+            Error::Permission { path, operation, source, .. } if errno == Errno::BADF => {
+                let reason = "slots need a lock file that can be written";
+                Error::Permission { path, operation, reason, source }
+            }
+            other => other,
+        }
     }
 
     /// Why a wait ended, as an error. Who is in the way, the caller knows.
