@@ -47,8 +47,8 @@ struct CommandLine {
 
 const EXAMPLES: &str = "\
 Examples:
-  lockmgr run backup rsync -a /home /mnt     one backup at a time; the next one waits
-  lockmgr run -n backup rsync -a /home /mnt  gives up with status 75 when another one runs
+  lockmgr run backup rsync -a /home /mnt     one at a time; the next one waits
+  lockmgr run -n backup rsync -a /home /mnt  or gives up, with status 75
   lockmgr run -w 1m30s /run/deploy.lock -- ./deploy.sh
   exec 9>state.lock; lockmgr lock --fd 9; …; lockmgr unlock --fd 9
   lockmgr who backup                         who holds it, who waits
@@ -158,7 +158,10 @@ pub(crate) struct AcquireArgs {
     )]
     timeout: Option<std::time::Duration>,
     /// Exit with N instead of 75 when the lock is busy or does not get free in time
-    #[arg(short = 'E', long, value_name = "N", default_value_t = exit::BUSY, hide_default_value = true)]
+    #[arg(
+        short = 'E', long, value_name = "N", default_value_t = exit::BUSY, hide_default_value = true,
+        value_parser = values::whole::<Status>(0..=255), allow_negative_numbers = true
+    )]
     pub(crate) busy_exit_code: Status,
     /// Which of the kernel's locks to take
     ///
@@ -173,7 +176,9 @@ pub(crate) struct AcquireArgs {
     /// Lock these bytes of the file only (with -m ofd or posix); without LEN, up to its end
     ///
     /// The bytes need not exist.
-    #[arg(long, value_name = "START[+LEN]", value_parser = values::range)]
+    #[arg(
+        long, value_name = "START[+LEN]", value_parser = values::range, allow_hyphen_values = true
+    )]
     pub(crate) range: Option<Range>,
     /// What to do when the wait turns out to be part of a deadlock
     ///
@@ -335,6 +340,27 @@ mod tests {
                 part.render_long_help().to_string(),
                 "{name}"
             );
+        }
+    }
+
+    /// What is laid out by hand is broken anew on a narrower terminal, and then is a muddle.
+    #[test]
+    fn what_is_laid_out_by_hand_fits_eighty_columns() {
+        let mut whole = command();
+        whole.build();
+        let find = |path: &str| {
+            let mut words = path.split(' ');
+            words.try_fold(&whole, |command, word| command.find_subcommand(word)).expect(path)
+        };
+        for path in ["run", "lock", "unlock", "wait", "log", "lab", "lab sizes", "lab try", "demo"]
+        {
+            let text = find(path).get_after_help().expect("examples").to_string();
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "{path}: {line}");
+            }
+        }
+        for line in EXAMPLES.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
         }
     }
 

@@ -9,9 +9,9 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         return Err("a length of time cannot be negative".into());
     }
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return seconds(text).ok_or_else(how_to_write);
+        return seconds(text).ok_or_else(|| what_is_wrong(text));
     }
-    let friendly = text.parse().or_else(|_| with_days(text)).map_err(|_| how_to_write())?;
+    let friendly = text.parse().or_else(|_| with_days(text)).map_err(|_| what_is_wrong(text))?;
     // `3s ago` is negative without a minus sign.
     Duration::try_from(friendly).map_err(|_| "a length of time cannot be negative".into())
 }
@@ -21,7 +21,19 @@ fn with_days(text: &str) -> Result<jiff::SignedDuration, jiff::Error> {
     text.parse::<jiff::Span>()?.to_duration(jiff::SpanRelativeTo::days_are_24_hours())
 }
 
-fn how_to_write() -> String {
+/// If it would be right with smaller numbers, it is a length of time.
+fn what_is_wrong(text: &str) -> String {
+    let mut small = String::new();
+    for character in text.chars() {
+        match character {
+            '0'..='9' if small.ends_with('1') => {}
+            '0'..='9' => small.push('1'),
+            other => small.push(other),
+        }
+    }
+    if small != text && parse(&small).is_ok() {
+        return "that is too long".into();
+    }
     "write seconds (2.5) or numbers with units (250ms, 1m30s, 2h, 1d)".into()
 }
 
@@ -106,6 +118,16 @@ mod tests {
             "١",
         ] {
             assert!(parse(text).is_err(), "{text:?} was taken for {:?}", parse(text));
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_called_so() {
+        for text in ["99999999999999999999", "18446744073709551616.5", "99999999999999999999h"] {
+            assert_eq!(parse(text), Err("that is too long".into()), "{text}");
+        }
+        for text in ["", "1,5", "11 11", "99999999999999999999 apples"] {
+            assert!(parse(text).unwrap_err().starts_with("write seconds"), "{text}");
         }
     }
 

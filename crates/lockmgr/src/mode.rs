@@ -232,18 +232,22 @@ impl FromStr for Range {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
+        let refused =
+            |reason| Error::InvalidRange { text: text.escape_debug().to_string(), reason };
         let (start, len) = text.split_once('+').unwrap_or((text, "0"));
-        let number = |part: &str| {
-            // `u64::from_str` would take a sign.
-            part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok()).flatten()
-        };
-        match (number(start), number(len)) {
-            (Some(start), Some(len)) => Range::new(start, len),
-            _ => Err(Error::InvalidRange {
-                text: text.escape_debug().to_string(),
-                reason: "write START or START+LEN, in bytes",
-            }),
+        // `u64::from_str` would take a sign.
+        let is_number =
+            |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(start) || !is_number(len) {
+            return Err(refused("write START or START+LEN, in bytes"));
         }
+        // What does not even fit is as far out.
+        let number = |part: &str| part.parse().unwrap_or(u64::MAX);
+        Range::new(number(start), number(len)).map_err(|error| match error {
+            // As it was typed.
+            Error::InvalidRange { reason, .. } => refused(reason),
+            other => other,
+        })
     }
 }
 
@@ -257,6 +261,10 @@ mod tests {
 
     #[test]
     fn ranges_are_read_and_shown() {
+        for far in ["9223372036854775807", "18446744073709551616", "0+18446744073709551616"] {
+            let refused = far.parse::<Range>().unwrap_err().to_string();
+            assert_eq!(refused, format!("'{far}' is no byte range: it ends beyond 2^62"));
+        }
         assert_eq!("0".parse::<Range>().unwrap(), Range::WHOLE);
         assert_eq!("10+5".parse::<Range>().unwrap().end(), 15);
         assert_eq!("10+0".parse::<Range>().unwrap().len(), None);

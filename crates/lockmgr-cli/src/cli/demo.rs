@@ -23,12 +23,12 @@ use super::values;
 Examples:
   lockmgr demo                     three workers, three rounds, in turns
   lockmgr demo --no-lock           the same without a lock
-  lockmgr demo --svg demo.svg      both, one after the other, and a picture of it
+  lockmgr demo --svg demo.svg      one after the other, and a picture of both
   lockmgr demo -m ofd --workers 8 --pace 20ms ./some.lock
 
 Exit status:
   0   nobody entered while another was inside
-  1   somebody did, as without a lock, so on a filesystem whose locks do not work
+  1   somebody did, as without a lock, or where locks do not work
   64  wrong usage
   73  the lock file or the picture cannot be opened or created
   74  another failure of the system, or a worker that was killed")]
@@ -37,13 +37,16 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) no_lock: bool,
     /// How many processes
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = values::whole::<u32>(1..=99),
+          allow_negative_numbers = true)]
     pub(crate) workers: u32,
     /// How often each of them goes in
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = values::whole::<u32>(1..=1000),
+          allow_negative_numbers = true)]
     pub(crate) rounds: u32,
     /// How long a worker stays inside, about
-    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = crate::duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = crate::duration::parse,
+          allow_negative_numbers = true)]
     pub(crate) pace: Duration,
     /// Draw what happened into FILE, as SVG; - is standard output, and then nothing else is printed
     ///

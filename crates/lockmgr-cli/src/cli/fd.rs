@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::AcquireArgs;
+use super::{AcquireArgs, values};
 
 /// Lock a file that the calling shell has open
 ///
@@ -18,14 +18,14 @@ Examples:
 
   ( lockmgr lock -n --fd 9 || exit 1; … ) 9>state.lock
 
-Programs started meanwhile inherit the file and with it the lock; one that stays in the background
-keeps it, unless it was started with 9>&-.")]
+Programs started meanwhile inherit the file and with it the lock; one that stays
+in the background keeps it, unless it was started with 9>&-.")]
 pub(crate) struct LockArgs {
     #[command(flatten)]
     pub(crate) acquire: AcquireArgs,
 
     /// The number of the open file
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = values::descriptor, allow_negative_numbers = true)]
     pub(crate) fd: i32,
 }
 
@@ -38,7 +38,7 @@ Example:
   exec 9>state.lock; lockmgr lock --fd 9; …; lockmgr unlock --fd 9")]
 pub(crate) struct UnlockArgs {
     /// The number of the open file
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = values::descriptor, allow_negative_numbers = true)]
     pub(crate) fd: i32,
 
     /// Print no messages of lockmgr's own

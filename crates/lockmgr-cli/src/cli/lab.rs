@@ -26,12 +26,15 @@ Examples:
   lockmgr lab dup --explain                one probe, call by call
   lockmgr lab -m posix 'fork*' 'exec*'     some of them, of one mechanism
   lockmgr lab --list                       all questions, and why one asks them
-  lockmgr lab sizes                        struct flock, and the numbers of the constants
+  lockmgr lab sizes                        struct flock, in numbers
   lockmgr lab try -m posix ./some.lock     in two terminals
 
 Exit status:
-  0 everything is as expected; 1 an answer is not, or there is none (a call failed, or did not
-  come back); 64 wrong usage; 73 the directory cannot be used; 74 another failure of the system"
+  0   everything is as expected
+  1   an answer is not, or there is none (a call failed, or did not come back)
+  64  wrong usage
+  73  the directory cannot be used
+  74  another failure of the system"
 )]
 pub(crate) struct LabArgs {
     #[command(subcommand)]
@@ -63,7 +66,8 @@ pub(crate) struct LabArgs {
     /// How long one answer may take
     ///
     /// A filesystem may never answer. Then the processes are killed, and the next question is asked.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::limit)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::limit,
+          allow_negative_numbers = true)]
     pub(crate) deadline: Duration,
 
     /// Print JSON (docs/json.md)
@@ -86,7 +90,8 @@ pub(crate) enum LabOrder {
 #[command(after_help = "\
 Examples:
   lockmgr lab sizes
-  lockmgr lab sizes --json | jq '.constants.F_OFD_SETLK'")]
+  lockmgr lab sizes --json |
+    jq '.constants[] | select(.name == \"F_OFD_SETLK\").value'")]
 pub(crate) struct SizesArgs {
     /// Print JSON (docs/json.md)
     #[arg(long)]
@@ -100,14 +105,18 @@ pub(crate) struct SizesArgs {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  lockmgr lab try -m posix ./some.lock           in one terminal,
-  lockmgr lab try -m ofd ./some.lock             in another: refused, these two see each other
-  lockmgr lab try -m flock ./some.lock           has it: flock is a world of its own
-  lockmgr lab try -m posix --wait ./some.lock    has it when the first one has ended
+  lockmgr lab try -m posix ./some.lock         in one terminal,
+  lockmgr lab try -m ofd ./some.lock           in another: refused, for
+                                               these two see each other
+  lockmgr lab try -m flock ./some.lock         has it: flock is on its own
+  lockmgr lab try -m posix --wait ./some.lock  has it when the first has ended
 
 Exit status:
-  0 it had the lock; 75 refused; 64 wrong usage; 73 the file cannot be opened or created; 74 another
-  failure of the system, such as a filesystem without locks")]
+  0   it had the lock
+  75  refused
+  64  wrong usage
+  73  the file cannot be opened or created
+  74  another failure of the system, such as a filesystem without locks")]
 pub(crate) struct TryArgs {
     /// Which of the kernel's locks to take
     #[arg(
@@ -122,7 +131,8 @@ pub(crate) struct TryArgs {
     #[arg(short, long)]
     pub(crate) wait: bool,
     /// How long to hold it
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::duration::parse,
+          allow_negative_numbers = true)]
     pub(crate) hold: Duration,
     /// The file; it is made if it is not there, and never written to
     #[arg(value_hint = ValueHint::AnyPath)]

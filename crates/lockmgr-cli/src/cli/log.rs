@@ -14,11 +14,15 @@ use clap::{Args, ValueHint};
 Examples:
   lockmgr log /var/log/locks.jsonl
   lockmgr log --json /var/log/locks.jsonl
-  lockmgr log --svg locks.svg /var/log/locks.jsonl   one lane a run: waiting pale, holding solid
+  lockmgr log --svg locks.svg /var/log/locks.jsonl   one lane a run: waiting is
+                                                     pale, holding solid
   tail -n 500 /var/log/locks.jsonl | lockmgr log -
 
 Exit status:
-  0; 64 wrong usage; 73 a file cannot be opened or created; 74 another failure of the system")]
+  0   it was read
+  64  wrong usage, such as a picture in the place of the log
+  73  a file cannot be opened or created
+  74  another failure of the system")]
 pub(crate) struct LogArgs {
     /// Print JSON (docs/json.md)
     #[arg(long)]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::values;
+
 /// Show who holds a lock, and who waits for it
 ///
 /// First the holders, then the waiters in the kernel's order, each one under what it waits for.
@@ -75,7 +77,8 @@ pub(crate) struct LsArgs {
     #[arg(long)]
     pub(crate) waiting: bool,
     /// Only locks that process PID holds or waits for
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_parser = values::whole::<u32>(1..=i32::MAX as u64),
+          allow_negative_numbers = true)]
     pub(crate) pid: Option<u32>,
     /// Only locks that this user's processes hold or wait for (a name or a number)
     #[arg(long, value_name = "USER")]

@@ -58,7 +58,7 @@ pub(crate) struct RunArgs {
     /// Create the lock file with these permissions (octal, such as 0600)
     ///
     /// Exactly these, whatever the umask. The default is 0666 less the umask.
-    #[arg(long, value_name = "MODE", value_parser = values::mode)]
+    #[arg(long, value_name = "MODE", value_parser = values::mode, allow_negative_numbers = true)]
     pub(crate) mode: Option<u32>,
 
     /// Write TEXT into the lock file, beside what it says about the holder anyway
@@ -67,7 +67,7 @@ pub(crate) struct RunArgs {
     /// process, its user, since when, the command, and TEXT. It is for people who wonder why the lock
     /// is held. The line is left out where the lock file holds anything else, has a second name (a
     /// hard link), may not be written, or is locked with --shared or --range. With --note you are told
-    /// then.
+    /// then, and when TEXT is too long (some 1500 bytes) and was cut.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) note: Option<OsString>,
 
@@ -103,12 +103,13 @@ pub(crate) struct RunArgs {
     /// Everybody should name the same N for the same LOCK; whoever names a smaller one uses only the
     /// first so many slots. The slots are not the same lock as LOCK without --slots: use a lock file for
     /// one or the other. The slot's number, from 0 to N-1, is in LOCKMGR_SLOT.
-    #[arg(long, value_name = "N", value_parser = values::slots(),
+    #[arg(long, value_name = "N", value_parser = values::slots, allow_negative_numbers = true,
           conflicts_with_all = ["shared", "mechanism", "range", "remove", "note", "and", "and_shared"])]
     pub(crate) slots: Option<u32>,
 
     /// Have K of the slots, all of them or none
-    #[arg(long, value_name = "K", value_parser = values::slots(), requires = "slots")]
+    #[arg(long, value_name = "K", value_parser = values::slots, allow_negative_numbers = true,
+          requires = "slots")]
     pub(crate) take: Option<u32>,
 
     /// Have this lock, too; all of them or none (may be repeated)
@@ -145,7 +146,8 @@ pub(crate) struct RunArgs {
     /// Give up, with the status for a busy lock, when N others wait already
     ///
     /// As the kernel's table has it at that moment: two that come at the same time may both stay.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::whole::<usize>(0..=u64::MAX),
+          allow_negative_numbers = true)]
     pub(crate) max_waiting: Option<usize>,
 
     /// What to do when an ancestor of this process has the lock: fail (the default), pass or wait
@@ -252,42 +254,48 @@ pub(crate) enum Nested {
 
 const EXAMPLES: &str = "\
 Examples:
-  lockmgr run backup rsync -a /home /mnt         wait for the lock, however long it takes
-  lockmgr run -n backup rsync -a /home /mnt      exit with 75 if another backup runs
-  lockmgr run -w 1m30s -E 0 backup ./backup.sh   after 90 s, leave it to the next time
+  lockmgr run backup rsync -a /home /mnt         wait, however long it takes
+  lockmgr run -n backup rsync -a /home /mnt      exit with 75 if it is busy
+  lockmgr run -w 1m30s -E 0 backup ./backup.sh   give up after 90 s, with 0
   lockmgr run -s ./data.lock -- ./report.sh      beside other readers
-  lockmgr run -m ofd --range 100+50 ./db ./fix   excludes fcntl(2) users of these bytes
+  lockmgr run -m ofd --range 100+50 ./db ./fix   also against fcntl(2)
   lockmgr run deploy -c 'make && make install'   a shell command
-  lockmgr run --every 1d report ./report.sh      once a day, however often it is started
-  lockmgr run --fenced deploy ./deploy.sh        with a growing number in $LOCKMGR_TOKEN
+  lockmgr run --every 1d report ./report.sh      once a day at most
+  lockmgr run --fenced deploy ./deploy.sh        a number in $LOCKMGR_TOKEN
   lockmgr run --system apt-mirror ./sync.sh      one lock for all users
   lockmgr run --max-hold 1h --kill-after 10s backup ./backup.sh
-  lockmgr run --log /var/log/locks.jsonl --result fd:3 backup ./backup.sh 3>result.json
+  lockmgr run --log locks.jsonl --result fd:3 backup ./backup.sh 3>result.json
   lockmgr run --slots 4 downloads wget URL       four at a time
   lockmgr run --slots 8 --take 3 cores make -j3  three of eight at once
   lockmgr run --and bob alice ./transfer.sh      both locks or none
-  lockmgr run --if-busy=skip sync ./sync.sh      nothing to do if it runs already
+  lockmgr run --if-busy=skip sync ./sync.sh      not if it runs already
   lockmgr run --if-busy=replace preview ./serve  the newest takes over
 
 The command's environment:
   LOCKMGR_LOCK       the lock file of LOCK
   LOCKMGR_MODE       exclusive, shared or slots
-  LOCKMGR_SLOT       with --slots: the numbers of the slots, from 0, as in 0 or 0,3,4
+  LOCKMGR_SLOT       with --slots: the numbers of the slots, as in 0 or 0,3,4
   LOCKMGR_TOKEN      with --fenced: the fencing token
   LOCKMGR_WAITED_MS  how long the lock was waited for, in milliseconds
 
 Exit status:
-  the command's; 0 when --every or --if-busy=skip leaves it out; 128+N when signal N ended it; 126 and
-  127 when it cannot be executed or is not found; 124 --max-hold ended it (137 when it took SIGKILL);
-  75 (or -E) busy, timed out, --deadlock=fail, --max-waiting, or held by an ancestor; 64 wrong usage;
-  73 the lock file
-  cannot be opened or created; 74 another failure of the system
+  the command's own; or
+  0         --every or --if-busy=skip has left it out
+  64        wrong usage
+  73        the lock file cannot be opened or created
+  74        another failure of the system
+  75        (or -E) busy, timed out, --deadlock=fail, --max-waiting, or held by
+            an ancestor
+  124       --max-hold has ended the command (137: it took SIGKILL)
+  126, 127  the command cannot be executed, or is not found
+  128+N     signal N has ended the command
 
-A LOCK with a slash in it, and . and .., are paths. A path that is a symbolic link is refused: name
-its target.
+A LOCK with a slash in it, and . and .., are paths. A path that is a symbolic
+link is refused: name its target.
 
-Programs that close all descriptors they did not open (sudo does) drop the lock's one; the lock
-lasts as long as the command all the same, but then ends if lockmgr is killed with SIGKILL.";
+Programs that close all descriptors they did not open (sudo does) drop the
+lock's one; the lock lasts as long as the command all the same, but then ends
+if lockmgr is killed with SIGKILL.";
 
 /// What can be made out of a command line that is wrong, from its beginning to LOCK.
 #[derive(Debug, Default, PartialEq)]

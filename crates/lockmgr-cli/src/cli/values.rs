@@ -1,5 +1,6 @@
 //! How single values are read.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -14,9 +15,30 @@ pub(super) fn range(text: &str) -> Result<Range, String> {
     text.parse().map_err(|error: lockmgr::Error| error.to_string())
 }
 
+/// A whole number in this range, which has no end if it ends with [`u64::MAX`].
+pub(super) fn whole<T: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
+            let (first, last) = (range.start(), range.end());
+            match last {
+                &u64::MAX => format!("write a whole number, {first} or more"),
+                _ => format!("write a whole number from {first} to {last}"),
+            }
+        })
+    }
+}
+
 /// A number of slots.
-pub(super) fn slots() -> impl TypedValueParser<Value = u32> {
-    clap::value_parser!(u32).range(1..=i64::from(Semaphore::MAX_SLOTS))
+pub(super) fn slots(text: &str) -> Result<u32, String> {
+    whole(1..=Semaphore::MAX_SLOTS.into())(text)
+}
+
+/// The number of a descriptor, which need not be open.
+pub(super) fn descriptor(text: &str) -> Result<i32, String> {
+    text.parse().map_err(|_| "write the number of an open descriptor, such as 9".into())
 }
 
 /// File permissions in octal, `0600` or `600`.
@@ -31,7 +53,7 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
 /// A length of time that leaves time for something.
 pub(super) fn limit(text: &str) -> Result<Duration, String> {
     match crate::duration::parse(text)? {
-        Duration::ZERO => Err("that leaves the command no time".into()),
+        Duration::ZERO => Err("that leaves no time at all".into()),
         limit => Ok(limit),
     }
 }
@@ -93,7 +115,19 @@ pub(crate) fn signal_name(signal: Signal) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{SIGNALS, mode, signal, signal_name};
+    use super::{SIGNALS, mode, signal, signal_name, whole};
+
+    #[test]
+    fn whole_numbers_have_their_limits() {
+        assert_eq!(whole(1..=9)("9"), Ok(9_u8));
+        assert_eq!(whole(0..=u64::MAX)("18446744073709551615"), Ok(u64::MAX));
+        for bad in ["", "0", "10", "-1", "1.5", "one", "99999999999999999999"] {
+            let refused = whole::<u32>(1..=9)(bad);
+            assert_eq!(refused, Err("write a whole number from 1 to 9".into()), "{bad}");
+        }
+        let refused = whole::<u64>(0..=u64::MAX)("-1");
+        assert_eq!(refused, Err("write a whole number, 0 or more".into()));
+    }
 
     #[test]
     fn signals_have_names_and_numbers() {

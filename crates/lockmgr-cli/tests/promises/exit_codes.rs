@@ -167,3 +167,39 @@ fn a_lock_file_that_cannot_be_is_73() {
     assert!(!scratch.path("l").exists());
     scratch.run(&["run", "-q", "./no/such/l", "true"]).exits(73).is_silent();
 }
+
+#[test]
+fn a_number_that_cannot_be_is_told_what_can() {
+    let scratch = Scratch::new();
+    let huge = "99999999999999999999";
+    for (words, told) in [
+        (&["run", "--slots", "-1", "./l", "true"][..], "a whole number from 1 to 65536"),
+        (&["run", "--slots", huge, "./l", "true"], "a whole number from 1 to 65536"),
+        (&["run", "--slots", "2", "--take", "-1", "./l", "true"], "from 1 to 65536"),
+        (&["run", "-E", "-1", "./l", "true"], "a whole number from 0 to 255"),
+        (&["run", "-E", huge, "./l", "true"], "a whole number from 0 to 255"),
+        (&["run", "--max-waiting", "-1", "./l", "true"], "a whole number, 0 or more"),
+        (&["run", "-m", "ofd", "--range", "-1", "./l", "true"], "'-1' is no byte range: write"),
+        (&["run", "-m", "ofd", "--range", "9223372036854775807", "./l", "true"], "range: it ends"),
+        (&["run", "--mode", "-1", "./l", "true"], "in octal"),
+        (&["run", "-w", huge, "./l", "true"], "that is too long"),
+        (&["run", "-w", "-1", "./l", "true"], "cannot be negative"),
+        (&["run", "--max-hold", "0", "./l", "true"], "that leaves no time at all"),
+        (&["lab", "--deadline", "0"], "that leaves no time at all"),
+        (&["lab", "--deadline", "-1"], "cannot be negative"),
+        (&["lab", "try", "--hold", "-1", "./l"], "cannot be negative"),
+        (&["demo", "--pace", "-1"], "cannot be negative"),
+        (&["demo", "--workers", "-1"], "a whole number from 1 to 99"),
+        (&["ls", "--pid", "-1"], "a whole number from 1 to "),
+        (&["lock", "--fd", "x"], "the number of an open descriptor"),
+        (&["unlock", "--fd", huge], "the number of an open descriptor"),
+    ] {
+        let refused = scratch.run(words);
+        refused.exits(64);
+        assert!(refused.err.contains(told), "{words:?}: {refused:?}");
+        for never in ["'-- -1'", "target type", "invalid digit", "+0'"] {
+            assert!(!refused.err.contains(never), "{words:?}: {refused:?}");
+        }
+    }
+    assert!(!scratch.path("l").exists());
+}
