@@ -154,8 +154,8 @@ pub(crate) struct RunArgs {
     ///
     /// fail: give up at once, with the status for a busy lock, because the ancestor most likely waits for
     /// the end of this very process. pass: run the command inside the ancestor's hold, without a lock of
-    /// its own; what was asked for must be part of that hold. wait: wait as for anybody else, such as
-    /// in the background. It is looked for where LOCKMGR_LOCK is in the environment and the lock is
+    /// its own; what was asked for must be part of that hold, a token (--fenced) and slots, too, and --every
+    /// cannot be. wait: wait as for anybody else, such as in the background. It is looked for where LOCKMGR_LOCK is in the environment and the lock is
     /// busy; what is found is the kernel's word. (With --slots: where too few slots are left for ever;
     /// pass takes none where the ancestor has enough.)
     #[arg(

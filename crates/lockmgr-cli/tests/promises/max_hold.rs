@@ -200,7 +200,7 @@ fn what_does_not_go_together_is_refused() {
     for options in [
         &["--max-hold", "1", "--no-fork"][..],
         &["--warn-after", "1", "--no-fork"],
-        &["--result", "fd:1", "--no-fork"],
+        &["--result", "result", "--no-fork"],
         &["--log", "log", "--no-fork"],
         &["--kill-after", "1"],
         &["--max-hold", "0"],
