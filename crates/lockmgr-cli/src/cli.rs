@@ -153,7 +153,7 @@ pub(crate) struct AcquireArgs {
     /// Seconds (2.5) or numbers with units (250ms, 1m30s, 2h, 1d); 0 is one attempt. The time covers
     /// everything up to having the lock, opening its file included.
     #[arg(
-        short = 'w', long, value_name = "DURATION", allow_negative_numbers = true,
+        short = 'w', long, value_name = "DURATION", allow_hyphen_values = true,
         value_parser = crate::duration::parse
     )]
     timeout: Option<std::time::Duration>,

@@ -5,7 +5,10 @@ use std::time::Duration;
 /// Reads a length of time: plain decimal seconds, or numbers with units.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    if text.starts_with('-') {
+    if text
+        .strip_prefix('-')
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
+    {
         return Err("a length of time cannot be negative".into());
     }
     if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
@@ -126,7 +129,7 @@ mod tests {
         for text in ["99999999999999999999", "18446744073709551616.5", "99999999999999999999h"] {
             assert_eq!(parse(text), Err("that is too long".into()), "{text}");
         }
-        for text in ["", "1,5", "11 11", "99999999999999999999 apples"] {
+        for text in ["", "-n", "--no-wait", "1,5", "11 11", "99999999999999999999 apples"] {
             assert!(parse(text).unwrap_err().starts_with("write seconds"), "{text}");
         }
     }

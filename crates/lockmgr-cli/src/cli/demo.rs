@@ -46,7 +46,7 @@ pub(crate) struct DemoArgs {
     pub(crate) rounds: u32,
     /// How long a worker stays inside, about
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = crate::duration::parse,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     pub(crate) pace: Duration,
     /// Draw what happened into FILE, as SVG; - is standard output, and then nothing else is printed
     ///

@@ -67,7 +67,7 @@ pub(crate) struct LabArgs {
     ///
     /// A filesystem may never answer. Then the processes are killed, and the next question is asked.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = values::limit,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     pub(crate) deadline: Duration,
 
     /// Print JSON (docs/json.md)
@@ -132,7 +132,7 @@ pub(crate) struct TryArgs {
     pub(crate) wait: bool,
     /// How long to hold it
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::duration::parse,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     pub(crate) hold: Duration,
     /// The file; it is made if it is not there, and never written to
     #[arg(value_hint = ValueHint::AnyPath)]

@@ -16,7 +16,7 @@ pub(crate) struct LastingArgs {
     /// runs without it count, too, as long as they are exclusive.
     /// A time in the future, after the clock was set back, counts as none.
     #[arg(long, value_name = "DURATION", value_parser = crate::duration::parse,
-          allow_negative_numbers = true, conflicts_with_all = ["shared", "no_fork", "remove", "range"])]
+          allow_hyphen_values = true, conflicts_with_all = ["shared", "no_fork", "remove", "range"])]
     pub(crate) every: Option<Duration>,
 
     /// Give the command a fencing token in `LOCKMGR_TOKEN`

@@ -215,19 +215,19 @@ pub(crate) struct LimitArgs {
     /// the foreground job, and Ctrl-C, Ctrl-Z and fg work; but others in a pipeline with lockmgr are in the
     /// background meanwhile, and cannot read from the terminal. The time goes on while the job is stopped.
     #[arg(long, value_name = "DURATION", conflicts_with = "no_fork", value_parser = values::limit,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     pub(crate) max_hold: Option<Duration>,
 
     /// Send SIGKILL if the command still runs DURATION after the SIGTERM of --max-hold
     ///
     /// The exit status is 137 if that ended it.
     #[arg(long, value_name = "DURATION", requires = "max_hold", value_parser = crate::duration::parse,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     pub(crate) kill_after: Option<Duration>,
 
     /// Say so on standard error, once, when the command has held the lock for DURATION
     #[arg(long, value_name = "DURATION", conflicts_with = "no_fork",
-          value_parser = crate::duration::parse, allow_negative_numbers = true)]
+          value_parser = crate::duration::parse, allow_hyphen_values = true)]
     pub(crate) warn_after: Option<Duration>,
 }
 

@@ -25,7 +25,7 @@ Examples:
 It needs a terminal, and exits with 64 without one. With NO_COLOR set it uses none.")]
 pub(crate) struct TopArgs {
     /// Look this often; at most ten times a second
-    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = interval, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "DURATION", default_value = "1s", value_parser = interval, allow_hyphen_values = true)]
     pub(crate) interval: Duration,
 }
 
