@@ -98,17 +98,25 @@ fn build(py: Python<'_>, error: Error, after: After) -> PyResult<PyErr> {
     Ok(PyErr::from_value(value))
 }
 
+/// Returns the exception for a wait that would never end, since …
+pub(crate) fn deadlock(py: Python<'_>, path: Option<&Path>, reason: &str) -> PyErr {
+    let build = || {
+        let shown = path.map(|path| printable(path.as_os_str().as_bytes())).unwrap_or_default();
+        let class = class(py, &DEADLOCK, "DeadlockError")?;
+        let value = class.call1((format!("{shown}: {reason}"),))?;
+        value.setattr("lock_file", path.map(|path| path_to_python(py, path)).transpose()?)?;
+        PyResult::Ok(PyErr::from_value(value))
+    };
+    build().unwrap_or_else(|error| error)
+}
+
 /// Returns the exception for a wait that only the waiter itself could end.
-pub(crate) fn deadlock(py: Python<'_>, lock: &FileLock, who: &str) -> PyErr {
-    let path = lock.path().map(|path| printable(path.as_os_str().as_bytes())).unwrap_or_default();
+pub(crate) fn waits_for_itself(py: Python<'_>, lock: &FileLock, who: &str) -> PyErr {
     let text = format!(
-        "{path}: this {who} holds the lock already and would wait for itself; release it first, or make \
-         the lock with reentrant=True and share that object"
+        "this {who} holds the lock already and would wait for itself; release it first, or make the lock \
+         with reentrant=True and share that object"
     );
-    match class(py, &DEADLOCK, "DeadlockError").and_then(|class| class.call1((text,))) {
-        Ok(value) => PyErr::from_value(value),
-        Err(error) => error,
-    }
+    deadlock(py, lock.path(), &text)
 }
 
 static TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();

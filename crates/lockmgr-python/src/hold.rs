@@ -1,15 +1,18 @@
 //! A held lock as a Python object.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lockmgr::{Error, Mode, OwnedFileLockGuard, OwnedLockSetGuard, SemaphoreGuard};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::error::{After, exception};
-use crate::several::{HeldSet, Members};
+use crate::holds::Guarded;
+use crate::log::Happened;
+use crate::several::Several;
 
 /// What can be held.
 pub(crate) enum Guard {
@@ -24,6 +27,14 @@ impl Guard {
             Guard::Lock(guard) => guard.is_held(),
             Guard::Slots(guard) => guard.is_held(),
             Guard::Set(guard) => guard.is_held(),
+        }
+    }
+
+    /// How many slots it is, where there are some.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Guard::Slots(guard) => guard.slots().len(),
+            _ => 1,
         }
     }
 
@@ -42,34 +53,76 @@ impl Guard {
 /// It belongs to the process that acquired it: in a forked child it holds nothing.
 #[pyclass(frozen, module = "lockmgr._lockmgr", weakref)]
 pub(crate) struct Hold {
-    guard: Kept,
-    /// Its release may take its time, and is done without the GIL.
-    slow: bool,
-    /// Of a set: that this thread has acquired it.
-    noted: Option<Arc<HeldSet>>,
+    kept: Arc<Kept>,
 }
 
 /// The guard, until it is released.
-pub(crate) type Kept = Arc<Mutex<Option<Guard>>>;
+pub(crate) struct Kept {
+    guard: Mutex<Option<Guard>>,
+    /// Its release may take its time, and is done without the GIL.
+    slow: bool,
+    /// A `with` has taken it.
+    entered: AtomicBool,
+    /// What its release is told of by, if it is.
+    several: Option<Arc<dyn Several>>,
+}
 
-pub(crate) fn look_into(kept: &Kept) -> MutexGuard<'_, Option<Guard>> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
+impl Kept {
+    pub(crate) fn new(guard: Guard, slow: bool, several: Option<Arc<dyn Several>>) -> Arc<Self> {
+        let (guard, entered) = (Mutex::new(Some(guard)), AtomicBool::new(false));
+        Arc::new(Self { guard, slow, entered, several })
+    }
+
+    pub(crate) fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Releases, if that was not done. With `check`, tells what dropping would keep to itself.
+    pub(crate) fn release(&self, py: Python<'_>, check: bool) -> PyResult<()> {
+        let Some(guard) = self.guard().take() else { return Ok(()) };
+        let (held, count) = (guard.is_held(), guard.count());
+        let release = || {
+            if check && held {
+                guard.unlock()
+            } else {
+                drop(guard);
+                Ok(())
+            }
+        };
+        let outcome = if self.slow { py.detach(release) } else { release() };
+        if held && let Some(several) = &self.several {
+            several.tell(py, Happened::Released, count)?;
+        }
+        outcome.map_err(|error| exception(py, error, After::Attempt))
+    }
+}
+
+impl Guarded for Arc<Kept> {
+    fn is_held(&self) -> bool {
+        self.guard().as_ref().is_some_and(Guard::is_held)
+    }
+
+    fn is_over(&self) -> bool {
+        self.guard().is_none()
+    }
+
+    fn is_scoped(&self) -> bool {
+        self.entered.load(Ordering::Relaxed)
+    }
 }
 
 impl Hold {
     pub(crate) fn new(guard: Guard, slow: bool) -> Self {
-        Self { guard: Arc::new(Mutex::new(Some(guard))), slow, noted: None }
+        Self { kept: Kept::new(guard, slow, None) }
     }
 
-    /// Of a set that this thread has just acquired.
-    pub(crate) fn of_set(guard: OwnedLockSetGuard, slow: bool, members: Members) -> Self {
-        let mut hold = Self::new(Guard::Set(guard), slow);
-        hold.noted = Some(HeldSet::new(members, Arc::clone(&hold.guard)));
-        hold
+    /// Of what an object keeps as well.
+    pub(crate) fn of(kept: Arc<Kept>) -> Self {
+        Self { kept }
     }
 
     fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
-        look_into(&self.guard)
+        self.kept.guard()
     }
 
     pub(crate) fn take(&self) -> Option<Guard> {
@@ -108,17 +161,7 @@ impl Hold {
     /// during the hold, or could not be removed though it was to be.
     #[pyo3(signature = (*, check = false))]
     fn release(&self, py: Python<'_>, check: bool) -> PyResult<()> {
-        let Some(guard) = self.take() else { return Ok(()) };
-        let release = || {
-            if check && guard.is_held() {
-                guard.unlock()
-            } else {
-                drop(guard);
-                Ok(())
-            }
-        };
-        let outcome = if self.slow { py.detach(release) } else { release() };
-        outcome.map_err(|error| exception(py, error, After::Attempt))
+        self.kept.release(py, check)
     }
 
     /// The descriptor of the lock file. Do not unlock or close it.
@@ -177,17 +220,14 @@ impl Hold {
             .map_err(|error| exception(py, error, After::Attempt))
     }
 
-    /// A `with` is going to release it.
-    #[pyo3(name = "_scope")]
-    fn scope(&self) {
-        if let Some(noted) = &self.noted {
-            noted.scope();
+    fn __enter__(slf: Py<Self>) -> PyResult<Py<Self>> {
+        let kept = &slf.get().kept;
+        // A second `with` would run its body without the lock, or end with it what the first one has.
+        if !kept.is_held() || kept.entered.swap(true, Ordering::Relaxed) {
+            let text = "a hold is for one `with` while it is held: acquire again";
+            return Err(PyRuntimeError::new_err(text));
         }
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf.get().scope();
-        slf
+        Ok(slf)
     }
 
     #[pyo3(signature = (*_exception))]

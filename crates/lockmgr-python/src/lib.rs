@@ -18,6 +18,7 @@ mod error;
 mod filelock;
 mod handle;
 mod hold;
+mod holds;
 mod lock;
 mod log;
 mod look;
@@ -44,7 +45,9 @@ mod _lockmgr {
     #[pymodule_export]
     use super::look::{holders_at, locks};
     #[pymodule_export]
-    use super::several::{SetHandle, SlotsHandle};
+    use super::owner::current_task;
+    #[pymodule_export]
+    use super::several::{SetHandle, SeveralBase, SlotsHandle};
     #[pymodule_export]
     use super::wait::Wait;
 

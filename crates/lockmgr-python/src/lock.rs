@@ -1,23 +1,26 @@
 //! `Lock`: one object that excludes processes, threads and tasks alike.
 //!
-//! What is held is a list of holds, each with its owner: one when the lock is exclusive, as many as there
-//! are sharers when it is shared. The list's mutex is held for a push or a pop and nothing else.
+//! One hold when the lock is exclusive, as many as there are sharers when it is shared.
 
 use std::ffi::OsString;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use lockmgr::inspect::printable;
 use lockmgr::{FileLock, Mode, OwnedFileLockGuard, Range, name};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyDict, PyTuple};
 
-use crate::error::{After, deadlock, exception, path_to_python};
+use crate::error::{After, deadlock, exception, path_to_python, waits_for_itself};
 use crate::hold::{Guard, Hold};
+use crate::holds::{Guarded, Holds, Taken};
+use crate::log::Place;
 use crate::options::{self, Options, Patience, mode, patience};
-use crate::owner::{Holder, Release, Waiter, Wanted};
+use crate::owner::{Holder, Me, Release, Waiter, Wanted};
 use crate::wait::{self, Pace, Wait};
 use crate::{log, look, owner};
 
@@ -25,48 +28,18 @@ use crate::{log, look, owner};
 pub(crate) struct Shared {
     lock: FileLock,
     range: Range,
-    holds: Mutex<Vec<Held>>,
+    holds: Holds<OwnedFileLockGuard>,
 }
 
-/// One hold.
-struct Held {
-    guard: OwnedFileLockGuard,
-    thread: u64,
-    /// Weakly: else a task that is forgotten inside would be kept alive by the lock, and never leave.
-    task: Option<Py<PyWeakrefReference>>,
-    /// How often its owner has acquired it: more than once only if the lock is re-entrant.
-    count: usize,
-    /// A `with` has taken it, and will release it in its place.
-    scoped: bool,
-}
-
-impl Held {
-    fn is_of(&self, py: Python<'_>, thread: u64, task: Option<&Py<PyAny>>) -> bool {
-        let same = match (&self.task, task) {
-            (None, None) => true,
-            (Some(_), Some(task)) => self.is_of_task(py, task),
-            _ => false,
-        };
-        same && self.thread == thread && self.guard.is_held()
-    }
-
-    fn is_of_task(&self, py: Python<'_>, task: &Py<PyAny>) -> bool {
-        self.living_task(py).is_some_and(|living| living.is(task))
-    }
-
-    fn living_task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.task.as_ref()?.bind(py).upgrade()
-    }
-
-    /// Whether the thread or task that has acquired it may yet release it.
-    fn has_owner(&self, py: Python<'_>) -> bool {
-        self.guard.is_held() && (self.task.is_none() || self.living_task(py).is_some())
+impl Guarded for OwnedFileLockGuard {
+    fn is_held(&self) -> bool {
+        OwnedFileLockGuard::is_held(self)
     }
 }
 
 impl Shared {
-    fn holds(&self) -> MutexGuard<'_, Vec<Held>> {
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> &FileLock {
+        &self.lock
     }
 
     /// What somebody is about to wait for through it.
@@ -79,10 +52,15 @@ impl Shared {
         wanted.is_excluded_by_lock(&self.lock, self.range, mode)
     }
 
-    /// Before a thread goes to sleep: would it wait for what only it can give back?
-    pub(crate) fn refuse_own_thread(&self, py: Python<'_>, mode: Mode) -> PyResult<()> {
-        if owner::waits_for_itself(py, &self.wanted(mode, Waiter::Thread))? {
-            return Err(deadlock(py, &self.lock, "thread"));
+    /// Before somebody begins to wait: would it be for what only the waiter itself can give back?
+    pub(crate) fn refuse_own(
+        &self,
+        py: Python<'_>,
+        mode: Mode,
+        waiter: Waiter<'_>,
+    ) -> PyResult<()> {
+        if owner::waits_for_itself(py, &self.wanted(mode, waiter))? {
+            return Err(waits_for_itself(py, &self.lock, waiter.word()));
         }
         Ok(())
     }
@@ -90,22 +68,12 @@ impl Shared {
 
 impl Holder for Shared {
     fn excludes_here(&self, py: Python<'_>, wanted: &Wanted<'_>) -> Option<Release> {
-        let here = owner::this_thread();
-        let holds = self.holds();
-        let mut in_the_way = holds.iter().filter(|held| {
-            let by_waiter = match wanted.waiter() {
-                Waiter::Task(task, _) => held.scoped && held.is_of_task(py, task),
-                Waiter::Thread => true,
-            };
-            by_waiter && held.thread == here && wanted.is_excluded_by(&held.guard, self.range)
-        });
-        let first = in_the_way.next()?;
-        let scoped = first.scoped || in_the_way.any(|held| held.scoped);
-        Some(if scoped { Release::Here } else { Release::Anyone })
+        let is_in_the_way = |guard: &_| wanted.is_excluded_by(guard, self.range);
+        self.holds.who_releases(py, wanted.waiter(), is_in_the_way)
     }
 
     fn is_idle(&self) -> bool {
-        self.holds().iter().all(|held| !held.guard.is_held())
+        !self.holds.is_held()
     }
 }
 
@@ -171,7 +139,7 @@ impl BaseLock {
         };
         let (lock, range) = options.open(py, path_or_name)?;
         Ok(Self {
-            shared: Arc::new(Shared { lock, range, holds: Mutex::default() }),
+            shared: Arc::new(Shared { lock, range, holds: Holds::default() }),
             options,
             name: options::place(path_or_name).ok().filter(|place| !name::is_path(place)),
             by_default_shared: shared,
@@ -218,8 +186,10 @@ impl BaseLock {
     ) -> PyResult<Acquired> {
         let this = slf.get();
         let patience = this.patience(timeout)?;
-        this.take(slf.py(), patience, shared.unwrap_or(this.by_default_shared), false)?;
-        Ok(Acquired { lock: slf.clone().unbind() })
+        let shared = shared.unwrap_or(this.by_default_shared);
+        let number = this.take(slf.py(), patience, shared, false)?;
+        let entered = AtomicBool::new(false);
+        Ok(Acquired { lock: slf.clone().unbind(), number, entered })
     }
 
     /// Releases the lock; RuntimeError if it is not held.
@@ -228,16 +198,20 @@ impl BaseLock {
     /// that somebody else may have been inside too, or if it was to be removed and could not be. (`with`
     /// keeps that to itself.)
     fn release(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(held) = self.pop(py)? else { return Ok(()) };
-        let shared = held.guard.mode() == Mode::Shared;
-        let outcome = self.pace.run(py, || held.guard.unlock());
-        log::released(py, self.lock(), shared)?;
-        outcome.map_err(|error| exception(py, error, After::Attempt))
+        let (me, told) = Me::at_any_rate(py);
+        let taken = self.shared.holds.release(py, &me, self.reentrant);
+        if let Some(guard) = self.taken(taken)? {
+            let mode = guard.mode();
+            let outcome = self.pace.run(py, || guard.unlock());
+            log::released(py, self.lock(), mode)?;
+            outcome.map_err(|error| exception(py, error, After::Attempt))?;
+        }
+        told
     }
 
     /// Whether the lock is held through this object, in this process. Who else holds it, holders() tells.
     fn locked(&self) -> bool {
-        self.shared.holds().iter().any(|held| held.guard.is_held())
+        self.shared.holds.is_held()
     }
 
     /// Who holds the lock, according to the kernel, whoever took it and by whatever program: a list of
@@ -255,26 +229,24 @@ impl BaseLock {
     /// the lock is not, or is held shared, or not at all.
     #[getter]
     fn token(&self) -> Option<u64> {
-        self.shared.holds().iter().rev().find_map(|held| held.guard.token())
+        self.shared.holds.ask(|held| held.rev().find_map(OwnedFileLockGuard::token))
     }
 
     /// Whether the lock is held, and its path still names the locked file.
     fn still_current(&self, py: Python<'_>) -> PyResult<bool> {
-        let current = match self.shared.holds().iter().rfind(|held| held.guard.is_held()) {
-            Some(held) => held.guard.still_current(),
+        let current = self.shared.holds.ask(|held| match held.next_back() {
+            Some(guard) => guard.still_current(),
             None => Ok(false),
-        };
+        });
         current.map_err(|error| exception(py, error, After::Attempt))
     }
 
     /// The descriptor of the lock file while the lock is held. Do not unlock or close it.
     fn fileno(&self) -> PyResult<i32> {
-        let fd = self
-            .shared
-            .holds()
-            .iter()
-            .rfind(|held| held.guard.is_held())
-            .map(|held| held.guard.file().as_raw_fd());
+        let last = |held: &mut dyn DoubleEndedIterator<Item = &OwnedFileLockGuard>| {
+            held.next_back().map(|guard| guard.file().as_raw_fd())
+        };
+        let fd = self.shared.holds.ask(last);
         fd.ok_or_else(|| PyRuntimeError::new_err(self.not_held()))
     }
 
@@ -286,7 +258,7 @@ impl BaseLock {
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.leave(py)
+        self.leave(py, Holds::leave)
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
@@ -314,57 +286,50 @@ impl BaseLock {
     }
 
     /// Begins to acquire for a task without blocking: None when that has succeeded already, else a Wait.
-    #[pyo3(signature = (timeout, shared, task, scoped))]
+    #[pyo3(signature = (timeout, shared, scoped))]
     fn _begin(
         &self,
         py: Python<'_>,
         timeout: Option<f64>,
         shared: Option<bool>,
-        task: Option<Py<PyAny>>,
         scoped: bool,
     ) -> PyResult<Option<Wait>> {
         let patience = self.patience(timeout)?;
         let mode = mode(shared.unwrap_or(self.by_default_shared));
-        if self.reentrant && self.enter_again(py, mode, task.as_ref())? {
+        let me = Me::now(py)?;
+        if self.reentrant && self.enter_again(py, mode, &me, scoped)?.is_some() {
             return Ok(None);
         }
         let in_turn = patience != Patience::Now;
         match wait::attempt(py, self.lock(), mode, in_turn, &self.pace)? {
             Ok(guard) => {
-                self.push(py, guard, task, scoped)?;
+                self.push(py, guard, &me, scoped)?;
                 Ok(None)
             }
             Err(busy) if patience == Patience::Now => Err(exception(py, busy, After::Attempt)),
             Err(_) => {
-                if let Some(task) = &task {
+                if let Some(task) = me.task() {
                     let waiter = Waiter::Task(task, owner::task_number(py)?);
-                    if owner::waits_for_itself(py, &self.shared.wanted(mode, waiter))? {
-                        return Err(deadlock(py, self.lock(), "task"));
-                    }
+                    self.shared.refuse_own(py, mode, waiter)?;
                 }
-                Wait::for_lock(self.lock(), mode, patience, self.pace.is_slow()).map(Some)
+                let wait = Wait::for_lock(self.lock(), mode, patience, self.pace.is_slow())?;
+                Ok(Some(wait.about(Place::of(self.lock()))))
             }
         }
     }
 
     /// Takes over what a Wait has got for a task.
-    fn _adopt(
-        &self,
-        py: Python<'_>,
-        hold: &Bound<'_, Hold>,
-        task: Option<Py<PyAny>>,
-        scoped: bool,
-    ) -> PyResult<()> {
+    fn _adopt(&self, py: Python<'_>, hold: &Bound<'_, Hold>, scoped: bool) -> PyResult<()> {
+        let me = Me::now(py)?;
         match hold.get().take() {
-            Some(Guard::Lock(guard)) => self.push(py, guard, task, scoped),
+            Some(Guard::Lock(guard)) => self.push(py, guard, &me, scoped).map(|_| ()),
             _ => Err(PyTypeError::new_err("not the hold of a lock")),
         }
     }
 
-    /// Releases what the task holds, without a word about replaced lock files.
-    fn _leave(&self, py: Python<'_>, task: Option<Py<PyAny>>) -> PyResult<()> {
-        let held = self.remove(py, task.as_ref())?;
-        self.drop_quietly(py, held)
+    /// The end of an `async with`.
+    fn _leave(&self, py: Python<'_>) -> PyResult<()> {
+        self.leave(py, Holds::leave)
     }
 }
 
@@ -392,116 +357,108 @@ impl BaseLock {
         if timeout.is_some() { patience(timeout) } else { Ok(self.patience) }
     }
 
-    fn take(&self, py: Python<'_>, patience: Patience, shared: bool, scoped: bool) -> PyResult<()> {
+    /// Returns the number of the hold.
+    fn take(
+        &self,
+        py: Python<'_>,
+        patience: Patience,
+        shared: bool,
+        scoped: bool,
+    ) -> PyResult<u64> {
         let mode = mode(shared);
-        let task = if self.reentrant {
-            let task = owner::current_task(py)?;
-            if self.enter_again(py, mode, task.as_ref())? {
-                return Ok(());
-            }
-            task
-        } else {
-            None
-        };
-        let refuse_own = || self.shared.refuse_own_thread(py, mode);
+        let me = Me::now(py)?;
+        if self.reentrant
+            && let Some(number) = self.enter_again(py, mode, &me, scoped)?
+        {
+            return Ok(number);
+        }
+        let refuse_own = || self.shared.refuse_own(py, mode, Waiter::Thread);
         let guard = wait::acquire(py, self.lock(), mode, patience, &self.pace, refuse_own)?;
-        self.push(py, guard, task, scoped)
+        self.push(py, guard, &me, scoped)
     }
 
     /// Counts up what the owner holds already, through a re-entrant lock.
-    fn enter_again(&self, py: Python<'_>, mode: Mode, task: Option<&Py<PyAny>>) -> PyResult<bool> {
-        let here = owner::this_thread();
-        let mut holds = self.shared.holds();
-        let Some(held) = holds.iter_mut().find(|held| held.is_of(py, here, task)) else {
-            return Ok(false);
+    fn enter_again(
+        &self,
+        py: Python<'_>,
+        mode: Mode,
+        me: &Me,
+        scoped: bool,
+    ) -> PyResult<Option<u64>> {
+        let may = |guard: &OwnedFileLockGuard| match (guard.mode(), mode) {
+            (Mode::Shared, Mode::Exclusive) => Err(()),
+            _ => Ok(()),
         };
-        if held.guard.mode() == Mode::Shared && mode == Mode::Exclusive {
-            drop(holds);
-            return Err(deadlock(py, self.lock(), "owner"));
+        match self.shared.holds.again(py, me, scoped, may)? {
+            Some(Err(())) => {
+                let text = "this owner holds the lock shared, and cannot have it exclusively as well; \
+                            release it first";
+                Err(deadlock(py, self.lock().path(), text))
+            }
+            Some(Ok(number)) => Ok(Some(number)),
+            None => Ok(None),
         }
-        held.count += 1;
-        Ok(true)
     }
 
     fn push(
         &self,
         py: Python<'_>,
         guard: OwnedFileLockGuard,
-        task: Option<Py<PyAny>>,
+        me: &Me,
         scoped: bool,
-    ) -> PyResult<()> {
-        let shared = guard.mode() == Mode::Shared;
-        let task = task.map(|task| PyWeakrefReference::new(task.bind(py))).transpose()?;
-        let task = task.map(Bound::unbind);
-        let held = Held { guard, thread: owner::this_thread(), task, count: 1, scoped };
-        self.shared.holds().push(held);
+    ) -> PyResult<u64> {
+        let mode = guard.mode();
+        let number = self.shared.holds.push(py, guard, me, scoped)?;
         owner::enter(Arc::downgrade(&self.shared) as Weak<dyn Holder>);
-        let told = log::acquired(py, self.lock(), shared);
-        if told.is_err() {
+        if let Err(raised) = log::acquired(py, self.lock(), mode) {
             // A signal's handler has raised while the record was made: nobody knows of this hold.
-            drop(self.pop(py)?);
+            drop(self.shared.holds.undo(number));
+            owner::leave(Arc::as_ptr(&self.shared).cast());
+            return Err(raised);
+        }
+        Ok(number)
+    }
+
+    /// The end of a `with`, without a word about replaced lock files. Released is whatever a signal's
+    /// handler raises meanwhile.
+    fn leave(
+        &self,
+        py: Python<'_>,
+        end: impl FnOnce(&Holds<OwnedFileLockGuard>, Python<'_>, &Me, bool) -> Taken<OwnedFileLockGuard>,
+    ) -> PyResult<()> {
+        let (me, told) = Me::at_any_rate(py);
+        let taken = end(&self.shared.holds, py, &me, self.reentrant);
+        if let Some(guard) = self.taken(taken)? {
+            let mode = guard.mode();
+            self.pace.run(py, || drop(guard));
+            log::released(py, self.lock(), mode)?;
         }
         told
     }
 
-    /// The end of a `with`.
-    pub(crate) fn leave(&self, py: Python<'_>) -> PyResult<()> {
-        let held = self.pop(py)?;
-        self.drop_quietly(py, held)
-    }
-
-    fn drop_quietly(&self, py: Python<'_>, held: Option<Held>) -> PyResult<()> {
-        let Some(held) = held else { return Ok(()) };
-        let shared = held.guard.mode() == Mode::Shared;
-        self.pace.run(py, || drop(held.guard));
-        log::released(py, self.lock(), shared)
-    }
-
-    fn pop(&self, py: Python<'_>) -> PyResult<Option<Held>> {
-        let task = if self.reentrant { owner::current_task(py)? } else { None };
-        self.remove(py, task.as_ref())
-    }
-
-    /// Removes one hold, of this owner if it has one. None when its owner has acquired it once more.
-    fn remove(&self, py: Python<'_>, task: Option<&Py<PyAny>>) -> PyResult<Option<Held>> {
-        let here = owner::this_thread();
-        let mut holds = self.shared.holds();
-        let at = match holds.iter().rposition(|held| held.is_of(py, here, task)) {
-            Some(at) => at,
-            // In a forked child, what the parent holds ends without effect.
-            None => match holds.len() {
-                0 => return Err(PyRuntimeError::new_err(self.not_held())),
-                _ if self.reentrant && holds.iter().any(|held| held.has_owner(py)) => {
-                    drop(holds);
-                    let text =
-                        "a re-entrant lock is released by the thread or task that acquired it";
-                    return Err(PyRuntimeError::new_err(text));
-                }
-                holds => holds - 1,
-            },
-        };
-        if holds[at].count > 1 {
-            holds[at].count -= 1;
-            return Ok(None);
+    /// None when its owner has acquired it once more.
+    fn taken(&self, taken: Taken<OwnedFileLockGuard>) -> PyResult<Option<OwnedFileLockGuard>> {
+        match taken {
+            Taken::Last(guard) => {
+                owner::leave(Arc::as_ptr(&self.shared).cast());
+                Ok(Some(guard))
+            }
+            Taken::Counted => Ok(None),
+            Taken::Others => Err(PyRuntimeError::new_err(
+                "a re-entrant lock is released by the thread or task that acquired it",
+            )),
+            Taken::Nothing => Err(PyRuntimeError::new_err(self.not_held())),
         }
-        let held = holds.remove(at);
-        drop(holds);
-        owner::leave(Arc::as_ptr(&self.shared).cast());
-        Ok(Some(held))
     }
 
     fn not_held(&self) -> String {
-        let path = self.lock().path().map(|path| printable(path.as_os_str().as_bytes()));
-        format!("{}: the lock is not held through this object", path.unwrap_or_default())
+        format!("{}: the lock is not held through this object", self.shown())
     }
 
-    /// A `with` has begun on what acquire() has got.
-    fn scope(&self) {
-        let here = owner::this_thread();
-        let mut holds = self.shared.holds();
-        if let Some(held) = holds.iter_mut().rfind(|held| held.thread == here && !held.scoped) {
-            held.scoped = true;
-        }
+    /// The lock file, for a message.
+    fn shown(&self) -> String {
+        let path = self.lock().path().map(|path| printable(path.as_os_str().as_bytes()));
+        path.unwrap_or_default()
     }
 }
 
@@ -509,6 +466,8 @@ impl BaseLock {
 #[pyclass(frozen, module = "lockmgr._lockmgr")]
 pub(crate) struct Acquired {
     lock: Py<BaseLock>,
+    number: u64,
+    entered: AtomicBool,
 }
 
 #[pymethods]
@@ -519,13 +478,28 @@ impl Acquired {
         self.lock.bind(py)
     }
 
-    fn __enter__<'py>(&self, py: Python<'py>) -> Bound<'py, BaseLock> {
-        self.lock.get().scope();
-        self.lock.bind(py).clone()
+    fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, BaseLock>> {
+        let lock = self.lock.get();
+        // A second `with` would run its body without the lock, or end with it what the first one has.
+        if self.entered.load(Ordering::Relaxed) || !lock.shared.holds.enter(self.number) {
+            let text =
+                "what acquire() has returned is for one `with` while it is held: acquire again";
+            return Err(PyRuntimeError::new_err(format!("{}: {text}", lock.shown())));
+        }
+        self.entered.store(true, Ordering::Relaxed);
+        Ok(self.lock.bind(py).clone())
     }
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.lock.get().leave(py)
+        let end = |holds: &Holds<_>, py: Python<'_>, me: &Me, own_only| {
+            holds.leave_one(py, me, self.number, own_only)
+        };
+        self.lock.get().leave(py, end)
+    }
+
+    /// A lock may well keep it. What clears the lock ends that.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.lock)
     }
 }

@@ -1,12 +1,17 @@
 //! What is told to the logger `lockmgr`, and at what price: a look into a dictionary while it listens to
 //! nothing.
 
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use lockmgr::{FileLock, Mechanism, Mode};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 use crate::error::path_to_python;
+use crate::owner;
 
 const DEBUG: u8 = 10;
 const INFO: u8 = 20;
@@ -20,19 +25,12 @@ struct Logger {
 
 static LOGGER: PyOnceLock<Logger> = PyOnceLock::new();
 
-static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-
 /// Returns the logger; None while nobody has imported `logging`, for then nobody listens.
 fn logger(py: Python<'_>) -> PyResult<Option<&'static Logger>> {
     if let Some(logger) = LOGGER.get(py) {
         return Ok(Some(logger));
     }
-    let modules = MODULES.get_or_try_init(py, || {
-        PyResult::Ok(py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind())
-    })?;
-    let Some(logging) = modules.bind(py).get_item(intern!(py, "logging"))? else {
-        return Ok(None);
-    };
+    let Some(logging) = owner::imported(py, intern!(py, "logging"))? else { return Ok(None) };
     // Half imported by another thread, or by whoever is importing us.
     let Some(get) = logging.getattr_opt(intern!(py, "getLogger"))? else { return Ok(None) };
     let logger = get.call1(("lockmgr",))?;
@@ -54,34 +52,80 @@ fn listening(py: Python<'_>, level: u8) -> PyResult<Option<&'static Logger>> {
     Ok(listens.is_truthy()?.then_some(logger))
 }
 
-fn debug(py: Python<'_>, text: &str, lock: &lockmgr::FileLock, shared: bool) -> PyResult<()> {
+/// What is told at the level DEBUG.
+#[derive(Clone, Copy)]
+pub(crate) enum Happened {
+    Acquired,
+    Released,
+}
+
+/// Tells that so much of the lock file was acquired or released.
+pub(crate) fn tell(
+    py: Python<'_>,
+    happened: Happened,
+    path: Option<&Path>,
+    what: impl FnOnce() -> Cow<'static, str>,
+) -> PyResult<()> {
     let Some(logger) = listening(py, DEBUG)? else { return Ok(()) };
-    let path = lock.path().map(|path| path_to_python(py, path)).transpose()?;
-    let mode = if shared { "shared" } else { "exclusive" };
-    logger.logger.bind(py).call_method1(intern!(py, "debug"), (text, path, mode))?;
+    let path = path.map(|path| path_to_python(py, path)).transpose()?;
+    let text = match happened {
+        Happened::Acquired => "acquired %s (%s)",
+        Happened::Released => "released %s (%s)",
+    };
+    logger.logger.bind(py).call_method1(intern!(py, "debug"), (text, path, what()))?;
     Ok(())
 }
 
-pub(crate) fn acquired(py: Python<'_>, lock: &lockmgr::FileLock, shared: bool) -> PyResult<()> {
-    debug(py, "acquired %s (%s)", lock, shared)
+pub(crate) fn tell_lock(
+    py: Python<'_>,
+    happened: Happened,
+    lock: &FileLock,
+    mode: Mode,
+) -> PyResult<()> {
+    let word = if mode == Mode::Shared { "shared" } else { "exclusive" };
+    tell(py, happened, lock.path(), || word.into())
 }
 
-pub(crate) fn released(py: Python<'_>, lock: &lockmgr::FileLock, shared: bool) -> PyResult<()> {
-    debug(py, "released %s (%s)", lock, shared)
+pub(crate) fn acquired(py: Python<'_>, lock: &FileLock, mode: Mode) -> PyResult<()> {
+    tell_lock(py, Happened::Acquired, lock, mode)
+}
+
+pub(crate) fn released(py: Python<'_>, lock: &FileLock, mode: Mode) -> PyResult<()> {
+    tell_lock(py, Happened::Released, lock, mode)
+}
+
+/// The lock that is waited for.
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    pub(crate) mechanism: Mechanism,
+}
+
+impl Place {
+    pub(crate) fn of(lock: &FileLock) -> Option<Self> {
+        Some(Self { path: lock.path()?.to_owned(), mechanism: lock.mechanism() })
+    }
+
+    /// What is to be told of a wait for it that lasts longer than a second; None if nobody listens.
+    pub(crate) fn notice<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        static BEGIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        if listening(py, INFO)?.is_none() {
+            return Ok(None);
+        }
+        let begin = BEGIN.import(py, "lockmgr._log", "begin")?;
+        begin.call1((path_to_python(py, &self.path)?, self.mechanism.to_string())).map(Some)
+    }
 }
 
 /// Runs a wait, of which `_log` tells when it lasts longer than a second, if anybody listens.
 pub(crate) fn while_waiting<T>(
     py: Python<'_>,
-    path: Option<&std::path::Path>,
-    mechanism: lockmgr::Mechanism,
+    place: Option<&Place>,
     wait: impl FnOnce() -> PyResult<T>,
 ) -> PyResult<T> {
-    static BEGIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let (Some(path), Some(_)) = (path, listening(py, INFO)?) else { return wait() };
-    let begin = BEGIN.import(py, "lockmgr._log", "begin")?;
-    let notice = begin.call1((path_to_python(py, path)?, mechanism.to_string()))?;
+    let notice = place.map(|place| place.notice(py)).transpose()?.flatten();
     let outcome = wait();
-    notice.call_method0(intern!(py, "end"))?;
+    if let Some(notice) = notice {
+        notice.call_method0(intern!(py, "end"))?;
+    }
     outcome
 }

@@ -2,7 +2,8 @@
 //!
 //! An owner is a thread, and in it a task if one is running. A hold that a `with` has taken will be
 //! released where it was taken, so a thread that sleeps for it there would never wake up, nor would
-//! the event loop in it: that is refused, whichever object it goes by, and of whichever class. Of one
+//! the event loop in it: that is refused, whichever object it goes by, and of whichever class. A task is
+//! refused what it has taken itself, or what was taken around the loop that runs it. Of one
 //! that was taken by `acquire()` nobody can know who is going to release it. That is refused only if
 //! there is no other thread that could.
 
@@ -12,8 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use lockmgr::{FileLock, Mechanism, Mode, OwnedFileLockGuard, Range};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyWeakrefMethods, PyWeakrefReference};
 
 thread_local! {
     static THREAD: u64 = new_key();
@@ -70,6 +74,15 @@ pub(crate) enum Waiter<'a> {
     Thread,
     /// A task, known by its number as well; what others in its thread hold does not matter.
     Task(&'a Py<PyAny>, u64),
+}
+
+impl Waiter<'_> {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Waiter::Thread => "thread",
+            Waiter::Task(..) => "task",
+        }
+    }
 }
 
 impl<'a> Wanted<'a> {
@@ -172,30 +185,127 @@ pub(crate) fn waits_for_itself(py: Python<'_>, wanted: &Wanted<'_>) -> PyResult<
     Ok(by_anyone && matches!(wanted.waiter, Waiter::Thread) && is_alone(py)?)
 }
 
+/// Who acquires or releases something just now.
+pub(crate) struct Me {
+    thread: u64,
+    task: Option<Py<PyAny>>,
+}
+
+impl Me {
+    pub(crate) fn now(py: Python<'_>) -> PyResult<Self> {
+        Ok(Self { thread: this_thread(), task: current_task(py)? })
+    }
+
+    /// For a release, which must not fail: whatever a signal's handler raises meanwhile is for afterwards.
+    pub(crate) fn at_any_rate(py: Python<'_>) -> (Self, PyResult<()>) {
+        let mut told = Ok(());
+        for _ in 0..MANY {
+            match Self::now(py) {
+                Ok(me) => return (me, told),
+                Err(error) => told = told.and(Err(error)),
+            }
+        }
+        (Self { thread: this_thread(), task: None }, told)
+    }
+
+    pub(crate) fn task(&self) -> Option<&Py<PyAny>> {
+        self.task.as_ref()
+    }
+
+    pub(crate) fn remember(&self, py: Python<'_>) -> PyResult<Owner> {
+        let task = self.task.as_ref().map(|task| PyWeakrefReference::new(task.bind(py)));
+        Ok(Owner { thread: self.thread, task: task.transpose()?.map(Bound::unbind) })
+    }
+}
+
+/// Who has acquired something.
+pub(crate) struct Owner {
+    thread: u64,
+    /// Weakly: else a task that is forgotten inside would be kept alive by the lock, and never leave.
+    task: Option<Py<PyWeakrefReference>>,
+}
+
+impl Owner {
+    pub(crate) fn thread(&self) -> u64 {
+        self.thread
+    }
+
+    pub(crate) fn again(&self, py: Python<'_>) -> Self {
+        Self { thread: self.thread, task: self.task.as_ref().map(|task| task.clone_ref(py)) }
+    }
+
+    pub(crate) fn is(&self, py: Python<'_>, me: &Me) -> bool {
+        let same = match (&self.task, &me.task) {
+            (None, None) => true,
+            (Some(_), Some(task)) => self.is_task(py, task),
+            _ => false,
+        };
+        same && self.thread == me.thread
+    }
+
+    /// Whether it was a task that is no more.
+    pub(crate) fn is_gone(&self, py: Python<'_>) -> bool {
+        self.task.is_some() && self.living_task(py).is_none()
+    }
+
+    /// Whether what it is going to release in its place it will not release before the task, which runs in
+    /// this thread, has come to its end: it is the task itself, or what runs the loop.
+    pub(crate) fn keeps_back(&self, py: Python<'_>, task: &Py<PyAny>) -> bool {
+        self.thread == this_thread() && (self.task.is_none() || self.is_task(py, task))
+    }
+
+    fn is_task(&self, py: Python<'_>, task: &Py<PyAny>) -> bool {
+        self.living_task(py).is_some_and(|living| living.is(task))
+    }
+
+    fn living_task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.task.as_ref()?.bind(py).upgrade()
+    }
+}
+
 /// Returns the task of asyncio or trio that runs in this thread, if one does.
+#[pyfunction]
 pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let task = CURRENT.import(py, "lockmgr._async", "current_task")?.call0()?;
-    Ok((!task.is_none()).then(|| task.unbind()))
+    // Whoever runs a loop has imported its module. It may be half imported, by another thread.
+    if let Some(asyncio) = imported(py, intern!(py, "asyncio"))?
+        && let Some(running) = asyncio.getattr_opt(intern!(py, "_get_running_loop"))?
+        && !running.call0()?.is_none()
+    {
+        let task = asyncio.call_method0(intern!(py, "current_task"))?;
+        return Ok((!task.is_none()).then(|| task.unbind()));
+    }
+    let Some(trio) = imported(py, intern!(py, "trio"))? else { return Ok(None) };
+    let Some(level) = trio.getattr_opt(intern!(py, "lowlevel"))? else { return Ok(None) };
+    match level.call_method0(intern!(py, "current_task")) {
+        Ok(task) => Ok(Some(task.unbind())),
+        Err(error) if error.is_instance_of::<PyRuntimeError>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Returns the number by which instances of filelock's kind know the running task; 0 if there are none.
 pub(crate) fn task_number(py: Python<'_>) -> PyResult<u64> {
-    let module = modules(py)?.call_method1("get", ("lockmgr._filelock_async",))?;
-    if module.is_none() { Ok(0) } else { module.call_method0("owner")?.extract() }
+    match imported(py, intern!(py, "lockmgr._filelock_async"))? {
+        Some(module) => module.call_method0("owner")?.extract(),
+        None => Ok(0),
+    }
 }
 
 /// Whether this is the only thread of Python's.
-fn is_alone(py: Python<'_>) -> PyResult<bool> {
+pub(crate) fn is_alone(py: Python<'_>) -> PyResult<bool> {
     // Nobody starts a thread without it but extension modules; better not to judge then.
-    let threading = modules(py)?.call_method1("get", ("threading",))?;
-    if threading.is_none() {
-        return Ok(false);
+    match imported(py, intern!(py, "threading"))? {
+        Some(threading) => Ok(threading.call_method0("active_count")?.extract::<usize>()? == 1),
+        None => Ok(false),
     }
-    Ok(threading.call_method0("active_count")?.extract::<usize>()? == 1)
 }
 
-fn modules(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static MODULES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    MODULES.import(py, "sys", "modules")
+/// Returns a module if somebody has imported it.
+pub(crate) fn imported<'py>(
+    py: Python<'py>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let modules = MODULES.import(py, "sys", "modules")?;
+    Ok(modules.get_item(name)?.filter(|module| !module.is_none()))
 }

@@ -1,25 +1,273 @@
 //! What is composed of locks: slots of a semaphore, and sets.
 
-use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use lockmgr::name::Scope;
-use lockmgr::{LockSet, Mode, OwnedLockSetGuard, Semaphore};
-use pyo3::exceptions::PyValueError;
+use lockmgr::{Error, LockSet, Mechanism, Mode, Semaphore};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
-use crate::error::{After, exception, path_to_python};
-use crate::hold::{Guard, Hold, Kept, look_into};
-use crate::lock::{BaseLock, Shared};
+use crate::error::{After, deadlock, exception, path_to_python};
+use crate::hold::{Guard, Hold, Kept};
+use crate::holds::{Holds, Taken};
+use crate::lock::BaseLock;
+use crate::log::{Happened, Place};
 use crate::options::{self, Patience, patience};
-use crate::owner::{Holder, Release, Waiter, Wanted};
+use crate::owner::{Holder, Me, Release, Waiter, Wanted};
 use crate::wait::{Wait, sleep};
-use crate::{log, owner};
+use crate::{lock, log, owner};
+
+/// Several things to acquire at once: slots, or locks.
+pub(crate) trait Several: Send + Sync {
+    /// One attempt. `Ok(Err(…))` when something is in the way.
+    fn attempt(
+        &self,
+        py: Python<'_>,
+        patience: Patience,
+        count: u32,
+    ) -> PyResult<Result<Guard, Error>>;
+
+    /// Would one wait for what only oneself can give back?
+    fn refuse_own(
+        &self,
+        py: Python<'_>,
+        waiter: Waiter<'_>,
+        held: &Holds<Arc<Kept>>,
+        count: u32,
+    ) -> PyResult<()>;
+
+    fn sleep(&self, py: Python<'_>, deadline: Option<Instant>, count: u32) -> PyResult<Guard>;
+
+    /// Begins to wait without blocking.
+    fn wait(&self, patience: Patience, count: u32) -> PyResult<Wait>;
+
+    /// What is waited for, when this was in the way.
+    fn place(&self, busy: &Error) -> Option<Place>;
+
+    /// Whether its release may take its time.
+    fn is_slow(&self) -> bool;
+
+    /// Whether it is in the way of what is wanted, where it is held.
+    fn excludes(&self, wanted: &Wanted<'_>) -> bool;
+
+    fn tell(&self, py: Python<'_>, happened: Happened, count: usize) -> PyResult<()>;
+}
+
+/// What is held through one object.
+struct Shared {
+    several: Arc<dyn Several>,
+    holds: Holds<Arc<Kept>>,
+}
+
+impl Holder for Shared {
+    fn excludes_here(&self, py: Python<'_>, wanted: &Wanted<'_>) -> Option<Release> {
+        self.holds.who_releases(py, wanted.waiter(), |_| self.several.excludes(wanted))
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.holds.is_held()
+    }
+}
+
+/// The native part of Semaphore and LockSet.
+#[pyclass(frozen, subclass, weakref, module = "lockmgr._lockmgr")]
+pub(crate) struct SeveralBase {
+    setup: OnceLock<Arc<Shared>>,
+    patience: Mutex<Patience>,
+}
+
+#[pymethods]
+impl SeveralBase {
+    /// The arguments are for __init__.
+    #[new]
+    #[pyo3(signature = (*_arguments, **_keywords))]
+    fn new(_arguments: &Bound<'_, PyAny>, _keywords: Option<&Bound<'_, PyAny>>) -> Self {
+        Self { setup: OnceLock::new(), patience: Mutex::new(Patience::Forever) }
+    }
+
+    fn _set_up(&self, handle: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+        let several: Arc<dyn Several> = match handle.cast::<SlotsHandle>() {
+            Ok(slots) => Arc::<Slots>::clone(&slots.get().slots),
+            Err(_) => Arc::<Set>::clone(&handle.cast::<SetHandle>()?.get().set),
+        };
+        self.set_timeout(timeout)?;
+        let shared = Shared { several, holds: Holds::default() };
+        self.setup
+            .set(Arc::new(shared))
+            .map_err(|_| PyRuntimeError::new_err("it is set up already"))
+    }
+
+    /// How long acquiring waits unless it is told otherwise, in seconds; None is however long it takes.
+    #[getter]
+    fn timeout(&self) -> Option<f64> {
+        self.patience().seconds()
+    }
+
+    #[setter]
+    fn set_timeout(&self, timeout: Option<f64>) -> PyResult<()> {
+        let wanted = patience(timeout)?;
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+        Ok(())
+    }
+
+    /// Releases what this thread or task has acquired last; else what another one has.
+    ///
+    /// RuntimeError if nothing is held; LockError, after the release, if a lock file was deleted or replaced
+    /// during the hold.
+    fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let (me, told) = Me::at_any_rate(py);
+        let Some(kept) = this.taken(this.shared()?.holds.release(py, &me, false)) else {
+            return Err(PyRuntimeError::new_err(format!("{} is not held", slf.repr()?)));
+        };
+        kept.release(py, true)?;
+        told
+    }
+
+    /// Whether anything is held through this object, in this process.
+    fn locked(&self) -> PyResult<bool> {
+        Ok(self.shared()?.holds.is_held())
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        slf.get().take(slf.py(), slf.get().patience(), 1, true)?;
+        Ok(slf.clone())
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.leave(py)
+    }
+
+    fn _acquire(&self, py: Python<'_>, timeout: Option<f64>, count: u32) -> PyResult<Hold> {
+        self.take(py, self.patience_of(timeout)?, count, false).map(Hold::of)
+    }
+
+    /// Begins to acquire for a task without blocking: a Hold when that has succeeded already, else a Wait.
+    fn _begin<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+        count: u32,
+        scoped: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let patience = self.patience_of(timeout)?;
+        let (shared, me) = (self.shared()?, Me::now(py)?);
+        let busy = match shared.several.attempt(py, patience, count)? {
+            Ok(guard) => {
+                let hold = Hold::of(self.keep(py, guard, &me, scoped)?);
+                return Ok(Bound::new(py, hold)?.into_any());
+            }
+            Err(busy) if patience == Patience::Now => {
+                return Err(exception(py, busy, After::Attempt));
+            }
+            Err(busy) => busy,
+        };
+        if let Some(task) = me.task() {
+            let waiter = Waiter::Task(task, owner::task_number(py)?);
+            shared.several.refuse_own(py, waiter, &shared.holds, count)?;
+        }
+        let wait = shared.several.wait(patience, count)?.about(shared.several.place(&busy));
+        Ok(Bound::new(py, wait)?.into_any())
+    }
+
+    /// Takes over what a Wait has got for a task.
+    fn _adopt(&self, py: Python<'_>, hold: &Bound<'_, Hold>, scoped: bool) -> PyResult<Hold> {
+        let me = Me::now(py)?;
+        match hold.get().take() {
+            Some(guard) => self.keep(py, guard, &me, scoped).map(Hold::of),
+            None => Err(PyTypeError::new_err("the hold has been released")),
+        }
+    }
+
+    /// The end of a `with`, without a word about replaced lock files. None is left in a child that was
+    /// forked inside. Released is whatever a signal's handler raises meanwhile.
+    #[pyo3(name = "_leave")]
+    fn leave(&self, py: Python<'_>) -> PyResult<()> {
+        let (me, told) = Me::at_any_rate(py);
+        if let Some(kept) = self.taken(self.shared()?.holds.leave(py, &me, false)) {
+            kept.release(py, false)?;
+        }
+        told
+    }
+}
+
+impl SeveralBase {
+    fn shared(&self) -> PyResult<&Arc<Shared>> {
+        self.setup
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("it is not set up: its __init__ was not called"))
+    }
+
+    fn patience(&self) -> Patience {
+        *self.patience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn patience_of(&self, timeout: Option<f64>) -> PyResult<Patience> {
+        if timeout.is_some() { patience(timeout) } else { Ok(self.patience()) }
+    }
+
+    fn take(
+        &self,
+        py: Python<'_>,
+        patience: Patience,
+        count: u32,
+        scoped: bool,
+    ) -> PyResult<Arc<Kept>> {
+        let (shared, me) = (self.shared()?, Me::now(py)?);
+        let several = &shared.several;
+        let guard = match several.attempt(py, patience, count)? {
+            Ok(guard) => guard,
+            Err(busy) if patience == Patience::Now => {
+                return Err(exception(py, busy, After::Attempt));
+            }
+            Err(busy) => {
+                let deadline = patience.deadline();
+                several.refuse_own(py, Waiter::Thread, &shared.holds, count)?;
+                log::while_waiting(py, several.place(&busy).as_ref(), || {
+                    several.sleep(py, deadline, count)
+                })?
+            }
+        };
+        self.keep(py, guard, &me, scoped)
+    }
+
+    fn keep(&self, py: Python<'_>, guard: Guard, me: &Me, scoped: bool) -> PyResult<Arc<Kept>> {
+        let shared = self.shared()?;
+        let several = &shared.several;
+        let count = guard.count();
+        let kept = Kept::new(guard, several.is_slow(), Some(Arc::clone(several)));
+        let number = shared.holds.push(py, Arc::clone(&kept), me, scoped)?;
+        owner::enter(Arc::<Shared>::downgrade(shared) as Weak<dyn Holder>);
+        if let Err(raised) = several.tell(py, Happened::Acquired, count) {
+            // A signal's handler has raised while the record was made: nobody knows of this hold.
+            drop(shared.holds.undo(number));
+            drop(kept.guard().take());
+            return Err(raised);
+        }
+        Ok(kept)
+    }
+
+    /// What is to be released. Nothing is counted here, and everybody may release it.
+    fn taken(&self, taken: Taken<Arc<Kept>>) -> Option<Arc<Kept>> {
+        let Taken::Last(kept) = taken else { return None };
+        if let Some(shared) = self.setup.get() {
+            owner::leave(Arc::as_ptr(shared).cast());
+        }
+        Some(kept)
+    }
+}
 
 /// A semaphore to acquire slots of.
 #[pyclass(frozen, module = "lockmgr._lockmgr")]
 pub(crate) struct SlotsHandle {
+    slots: Arc<Slots>,
+}
+
+struct Slots {
     semaphore: Semaphore,
     /// The first attempt opens the file, which may take its time.
     opened: AtomicBool,
@@ -59,138 +307,117 @@ impl SlotsHandle {
         })?;
         let semaphore = options.open_named_lazy(options::place(lock)?, scope, slots);
         let semaphore = semaphore.map_err(|error| exception(py, error, After::Attempt))?;
-        Ok(Self { semaphore, opened: AtomicBool::new(false) })
+        let opened = AtomicBool::new(false);
+        Ok(Self { slots: Arc::new(Slots { semaphore, opened }) })
     }
 
     /// The lock file, absolute.
     #[getter]
     fn path<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        path_to_python(py, self.semaphore.path())
+        path_to_python(py, self.slots.semaphore.path())
     }
 
     /// How many slots there are.
     #[getter]
     fn slots(&self) -> u32 {
-        self.semaphore.slots()
+        self.slots.semaphore.slots()
     }
+}
 
-    /// Acquires so many slots, all or none, asleep if need be.
-    #[pyo3(signature = (timeout = None, *, count = 1))]
-    fn acquire(&self, py: Python<'_>, timeout: Option<f64>, count: u32) -> PyResult<Hold> {
-        let patience = patience(timeout)?;
-        match self.attempt(py, patience, count)? {
-            Ok(hold) => Ok(hold),
-            Err(busy) if patience == Patience::Now => Err(exception(py, busy, After::Attempt)),
-            Err(_) => {
-                let deadline = patience.deadline();
-                let path = Some(self.semaphore.path());
-                let guard = log::while_waiting(py, path, lockmgr::Mechanism::Ofd, || {
-                    sleep(py, || {
-                        let acquire = self.semaphore.acquire_many(count);
-                        match deadline {
-                            Some(deadline) => acquire.deadline(deadline),
-                            None => acquire,
-                        }
-                        .wait()
-                    })
-                })?;
-                Ok(Hold::new(Guard::Slots(guard), false))
-            }
-        }
-    }
-
-    /// One attempt that overtakes nobody: a Hold, or None.
-    #[pyo3(signature = (*, count = 1))]
-    fn try_acquire(&self, py: Python<'_>, count: u32) -> PyResult<Option<Hold>> {
-        Ok(self.attempt(py, Patience::Forever, count)?.ok())
-    }
-
-    /// Begins to wait without blocking.
-    #[pyo3(signature = (timeout = None, *, count = 1))]
-    fn wait(&self, timeout: Option<f64>, count: u32) -> PyResult<Wait> {
+impl Several for Slots {
+    fn attempt(
+        &self,
+        py: Python<'_>,
+        patience: Patience,
+        count: u32,
+    ) -> PyResult<Result<Guard, Error>> {
         let acquire = self.semaphore.acquire_many(count);
-        let future = match patience(timeout)?.deadline() {
+        let attempt =
+            || if patience == Patience::Now { acquire.try_now() } else { acquire.try_in_turn() };
+        let opened = self.opened.swap(true, Ordering::Relaxed);
+        let outcome = if opened { attempt() } else { py.detach(attempt) };
+        guard_or_busy(py, outcome.map(Guard::Slots))
+    }
+
+    fn refuse_own(
+        &self,
+        py: Python<'_>,
+        waiter: Waiter<'_>,
+        held: &Holds<Arc<Kept>>,
+        count: u32,
+    ) -> PyResult<()> {
+        // All of it, and what a `with` will release.
+        let (all, scoped) = held.of_waiter(py, waiter, |held| {
+            held.fold((0, 0), |(all, scoped), (kept, by_with)| {
+                let count = kept.guard().as_ref().map_or(0, Guard::count);
+                (all + count, scoped + if by_with { count } else { 0 })
+            })
+        });
+        let would_wait = |held: usize| held + count as usize > self.semaphore.slots() as usize;
+        let by_itself = would_wait(scoped)
+            || matches!(waiter, Waiter::Thread) && would_wait(all) && owner::is_alone(py)?;
+        if !by_itself {
+            return Ok(());
+        }
+        let who = waiter.word();
+        let text = format!(
+            "this {who} holds so many of the slots already that it would wait for itself; release them first"
+        );
+        Err(deadlock(py, Some(self.semaphore.path()), &text))
+    }
+
+    fn sleep(&self, py: Python<'_>, deadline: Option<Instant>, count: u32) -> PyResult<Guard> {
+        let guard = sleep(py, || {
+            let acquire = self.semaphore.acquire_many(count);
+            match deadline {
+                Some(deadline) => acquire.deadline(deadline),
+                None => acquire,
+            }
+            .wait()
+        });
+        guard.map(Guard::Slots)
+    }
+
+    fn wait(&self, patience: Patience, count: u32) -> PyResult<Wait> {
+        let acquire = self.semaphore.acquire_many(count);
+        let future = match patience.deadline() {
             Some(deadline) => acquire.deadline(deadline),
             None => acquire,
         }
         .into_future();
         Wait::new(Box::pin(async move { future.await.map(Guard::Slots) }), false)
     }
-}
 
-impl SlotsHandle {
-    fn attempt(
-        &self,
-        py: Python<'_>,
-        patience: Patience,
-        count: u32,
-    ) -> PyResult<Result<Hold, lockmgr::Error>> {
-        let acquire = self.semaphore.acquire_many(count);
-        let attempt =
-            || if patience == Patience::Now { acquire.try_now() } else { acquire.try_in_turn() };
-        let opened = self.opened.swap(true, Ordering::Relaxed);
-        let outcome = if opened { attempt() } else { py.detach(attempt) };
-        match outcome {
-            Ok(guard) => Ok(Ok(Hold::new(Guard::Slots(guard), false))),
-            Err(error) if error.is_contended() => Ok(Err(error)),
-            Err(error) => Err(exception(py, error, After::Attempt)),
-        }
-    }
-}
-
-/// The locks of a set.
-pub(crate) type Members = Arc<[(Arc<Shared>, Mode)]>;
-
-/// A set that a thread has acquired.
-pub(crate) struct HeldSet {
-    members: Members,
-    guard: Kept,
-    thread: u64,
-    scoped: AtomicBool,
-}
-
-impl HeldSet {
-    /// Of this thread.
-    pub(crate) fn new(members: Members, guard: Kept) -> Arc<Self> {
-        let (thread, scoped) = (owner::this_thread(), AtomicBool::new(false));
-        let held = Arc::new(Self { members, guard, thread, scoped });
-        owner::enter(Arc::downgrade(&held) as Weak<dyn Holder>);
-        held
+    fn place(&self, _: &Error) -> Option<Place> {
+        Some(Place { path: self.semaphore.path().to_owned(), mechanism: Mechanism::Ofd })
     }
 
-    /// A `with` is going to release it.
-    pub(crate) fn scope(&self) {
-        self.scoped.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Holder for HeldSet {
-    fn excludes_here(&self, _: Python<'_>, wanted: &Wanted<'_>) -> Option<Release> {
-        let by_waiter =
-            matches!(wanted.waiter(), Waiter::Thread) && self.thread == owner::this_thread();
-        let excludes = by_waiter
-            && !self.is_idle()
-            && self.members.iter().any(|(member, mode)| member.excludes(wanted, *mode));
-        let scoped = self.scoped.load(Ordering::Relaxed);
-        excludes.then_some(if scoped { Release::Here } else { Release::Anyone })
+    fn is_slow(&self) -> bool {
+        false
     }
 
-    fn is_idle(&self) -> bool {
-        !look_into(&self.guard).as_ref().is_some_and(Guard::is_held)
+    /// Slots exclude only slots, which `refuse_own` counts.
+    fn excludes(&self, _: &Wanted<'_>) -> bool {
+        false
     }
-}
 
-impl Drop for HeldSet {
-    fn drop(&mut self) {
-        owner::leave(ptr::from_ref(self).cast());
+    fn tell(&self, py: Python<'_>, happened: Happened, count: usize) -> PyResult<()> {
+        log::tell(py, happened, Some(self.semaphore.path()), || match count {
+            1 => "1 slot".into(),
+            count => format!("{count} slots").into(),
+        })
     }
 }
 
 /// Several locks to acquire at once.
 #[pyclass(frozen, module = "lockmgr._lockmgr")]
 pub(crate) struct SetHandle {
-    set: LockSet,
-    members: Members,
+    set: Arc<Set>,
+}
+
+struct Set {
+    locks: LockSet,
+    members: Vec<(Arc<lock::Shared>, Mode)>,
     /// One of them, at least, takes its time.
     slow: bool,
 }
@@ -201,69 +428,79 @@ impl SetHandle {
     #[pyo3(signature = (locks))]
     fn new(locks: Vec<Bound<'_, BaseLock>>) -> Self {
         let mode = |lock: &BaseLock| options::mode(lock.is_shared());
-        let set = locks.iter().map(|lock| (lock.get().lock().clone(), mode(lock.get()))).collect();
+        let handles =
+            locks.iter().map(|lock| (lock.get().lock().clone(), mode(lock.get()))).collect();
         let shared = |lock: &BaseLock| (Arc::clone(lock.shared()), mode(lock));
         let members = locks.iter().map(|lock| shared(lock.get())).collect();
         let slow = locks.iter().any(|lock| lock.get().is_slow());
-        Self { set, members, slow }
+        Self { set: Arc::new(Set { locks: handles, members, slow }) }
+    }
+}
+
+impl Several for Set {
+    fn attempt(&self, py: Python<'_>, _: Patience, _: u32) -> PyResult<Result<Guard, Error>> {
+        let attempt = || self.locks.acquire().try_now_owned();
+        let outcome = if self.slow { py.detach(attempt) } else { attempt() };
+        guard_or_busy(py, outcome.map(Guard::Set))
     }
 
-    /// Acquires all the locks or none, asleep if need be.
-    #[pyo3(signature = (timeout = None))]
-    fn acquire(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Hold> {
-        let patience = patience(timeout)?;
-        match self.attempt(py)? {
-            Ok(hold) => Ok(hold),
-            Err(busy) if patience == Patience::Now => Err(exception(py, busy, After::Attempt)),
-            Err(busy) => {
-                for (member, mode) in self.members.iter() {
-                    member.refuse_own_thread(py, *mode)?;
-                }
-                let deadline = patience.deadline();
-                let guard = log::while_waiting(py, busy.path(), lockmgr::Mechanism::Flock, || {
-                    sleep(py, || {
-                        let acquire = self.set.acquire();
-                        match deadline {
-                            Some(deadline) => acquire.deadline(deadline),
-                            None => acquire,
-                        }
-                        .wait_owned()
-                    })
-                })?;
-                Ok(self.hold(guard))
+    fn refuse_own(
+        &self,
+        py: Python<'_>,
+        waiter: Waiter<'_>,
+        _: &Holds<Arc<Kept>>,
+        _: u32,
+    ) -> PyResult<()> {
+        self.members.iter().try_for_each(|(member, mode)| member.refuse_own(py, *mode, waiter))
+    }
+
+    fn sleep(&self, py: Python<'_>, deadline: Option<Instant>, _: u32) -> PyResult<Guard> {
+        let guard = sleep(py, || {
+            let acquire = self.locks.acquire();
+            match deadline {
+                Some(deadline) => acquire.deadline(deadline),
+                None => acquire,
             }
-        }
+            .wait_owned()
+        });
+        guard.map(Guard::Set)
     }
 
-    /// One attempt: a Hold, or None.
-    fn try_acquire(&self, py: Python<'_>) -> PyResult<Option<Hold>> {
-        Ok(self.attempt(py)?.ok())
-    }
-
-    /// Begins to wait without blocking.
-    #[pyo3(signature = (timeout = None))]
-    fn wait(&self, timeout: Option<f64>) -> PyResult<Wait> {
-        let acquire = self.set.acquire();
-        let future = match patience(timeout)?.deadline() {
+    fn wait(&self, patience: Patience, _: u32) -> PyResult<Wait> {
+        let acquire = self.locks.acquire();
+        let future = match patience.deadline() {
             Some(deadline) => acquire.deadline(deadline),
             None => acquire,
         }
         .into_future();
         Wait::new(Box::pin(async move { future.await.map(Guard::Set) }), self.slow)
     }
-}
 
-impl SetHandle {
-    fn hold(&self, guard: OwnedLockSetGuard) -> Hold {
-        Hold::of_set(guard, self.slow, Arc::clone(&self.members))
+    fn place(&self, busy: &Error) -> Option<Place> {
+        let in_the_way = |member: &lock::Shared| member.lock().path() == busy.path();
+        let (member, _) = self.members.iter().find(|(member, _)| in_the_way(member))?;
+        Place::of(member.lock())
     }
 
-    fn attempt(&self, py: Python<'_>) -> PyResult<Result<Hold, lockmgr::Error>> {
-        let attempt = || self.set.acquire().try_now_owned();
-        match if self.slow { py.detach(attempt) } else { attempt() } {
-            Ok(guard) => Ok(Ok(self.hold(guard))),
-            Err(error) if error.is_contended() => Ok(Err(error)),
-            Err(error) => Err(exception(py, error, After::Attempt)),
-        }
+    fn is_slow(&self) -> bool {
+        self.slow
+    }
+
+    fn excludes(&self, wanted: &Wanted<'_>) -> bool {
+        self.members.iter().any(|(member, mode)| member.excludes(wanted, *mode))
+    }
+
+    fn tell(&self, py: Python<'_>, happened: Happened, _: usize) -> PyResult<()> {
+        let tell = |(member, mode): &(Arc<lock::Shared>, Mode)| {
+            log::tell_lock(py, happened, member.lock(), *mode)
+        };
+        self.members.iter().try_for_each(tell)
+    }
+}
+
+fn guard_or_busy(py: Python<'_>, outcome: Result<Guard, Error>) -> PyResult<Result<Guard, Error>> {
+    match outcome {
+        Err(error) if !error.is_contended() => Err(exception(py, error, After::Attempt)),
+        outcome => Ok(outcome),
     }
 }

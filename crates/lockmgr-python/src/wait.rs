@@ -22,7 +22,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::error::{After, exception};
 use crate::hold::{Guard, Hold};
-use crate::log;
+use crate::log::{self, Place};
 use crate::options::Patience;
 
 /// Whether it takes its time even to acquire a lock that is free, or to release it. Then it is done without
@@ -96,7 +96,7 @@ pub(crate) fn acquire(
     }
     let deadline = patience.deadline();
     before_sleep()?;
-    log::while_waiting(py, lock.path(), lock.mechanism(), || {
+    log::while_waiting(py, Place::of(lock).as_ref(), || {
         sleep(py, || {
             let acquire = lock.acquire().mode(mode);
             match deadline {
@@ -158,6 +158,8 @@ pub(crate) struct Wait {
     waiting: Mutex<Option<Waiting>>,
     /// The release of what it gets may take its time.
     slow: bool,
+    /// What it waits for, for the log.
+    place: Option<Place>,
     bell: Arc<Bell>,
 }
 
@@ -183,7 +185,13 @@ impl Wait {
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| {
                 PyOSError::new_err((errno.raw_os_error(), "cannot make an eventfd"))
             })?;
-        Ok(Self { waiting: Mutex::new(Some(waiting)), slow, bell: Arc::new(Bell { eventfd }) })
+        let waiting = Mutex::new(Some(waiting));
+        Ok(Self { waiting, slow, place: None, bell: Arc::new(Bell { eventfd }) })
+    }
+
+    /// What the log is told of when it lasts.
+    pub(crate) fn about(self, place: Option<Place>) -> Self {
+        Self { place, ..self }
     }
 
     pub(crate) fn for_lock(
@@ -211,6 +219,12 @@ impl Wait {
     /// The descriptor that becomes readable when poll() has something to say.
     fn fileno(&self) -> i32 {
         self.bell.eventfd.as_raw_fd()
+    }
+
+    /// What the log will be told of if it lasts, to be ended with it; None if nobody listens.
+    #[pyo3(name = "_notice")]
+    fn notice<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.place.as_ref().map_or(Ok(None), |place| place.notice(py))
     }
 
     /// A Hold when the lock has been acquired, None while it has not; raises when it never will be.

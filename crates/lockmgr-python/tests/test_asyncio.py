@@ -15,7 +15,7 @@ import anyio
 import pytest
 import trio
 import uvloop
-from lockmgr import Lock, LockSet, Semaphore, Timeout
+from lockmgr import DeadlockError, Lock, LockSet, Semaphore, Timeout
 from support import Process, descriptors, holder, requests, threads_named, until, until_no_waiter_threads
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -292,9 +292,11 @@ def test_semaphores_and_sets_are_awaited_and_cancelled_the_same_way(run: Run, pa
             with pytest.raises(asyncio.CancelledError):
                 await waiter
             with pytest.raises(Timeout):
-                await semaphore.acquire_async(timeout=0.01)
+                await asyncio.create_task(wait_for(semaphore, 0.01))
             with pytest.raises(Timeout):
                 await semaphore.acquire_async(timeout=0)
+            with pytest.raises(DeadlockError, match="this task holds so many of the slots"):
+                await semaphore.acquire_async(timeout=60)
             waiter = asyncio.create_task(wait_for(semaphore))
             await asyncio.sleep(0)
         await waiter
@@ -310,8 +312,85 @@ def test_semaphores_and_sets_are_awaited_and_cancelled_the_same_way(run: Run, pa
     until_no_waiter_threads()
 
 
-async def wait_for(several: Semaphore | LockSet) -> None:
-    await several.acquire_async()
+async def wait_for(several: Semaphore | LockSet, timeout: float | None = None) -> None:
+    await several.acquire_async(timeout=timeout)
+
+
+def test_an_acquisition_is_entered_by_several_tasks_and_by_one_again(run: Run, path: Path) -> None:
+    async def main() -> None:
+        slots = Semaphore(path, 2)
+        acquisition = slots.acquire_async()
+        async with acquisition as outer:
+            async with acquisition as inner:
+                assert sorted([outer.slots, inner.slots]) == [[0], [1]]
+            assert (outer.held, inner.held) == (True, False)
+        assert not slots.locked()
+
+        async def enter(inside: asyncio.Event, leave: asyncio.Event) -> None:
+            async with acquisition:
+                inside.set()
+                await leave.wait()
+
+        events = [(asyncio.Event(), asyncio.Event()) for _ in range(2)]
+        tasks = [asyncio.create_task(enter(*both)) for both in events]
+        for (inside, leave), task in zip(events, tasks, strict=True):
+            await inside.wait()
+            leave.set()
+            await task
+        assert not slots.locked()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["lock", "shared", "set", "semaphore", "acquisition"])
+def test_what_was_released_inside_is_not_taken_from_the_next_one(run: Run, path: Path, kind: str) -> None:
+    kinds: dict[str, Callable[[], Any]] = {
+        "lock": lambda: Lock(path),
+        "shared": lambda: Lock(path, shared=True),
+        "set": lambda: LockSet(Lock(path)),
+        "semaphore": lambda: Semaphore(path, 1),
+        "acquisition": lambda: Semaphore(path, 1),
+    }
+    lock, other = kinds[kind](), kinds[kind]()
+
+    async def first(released: asyncio.Event, leave: asyncio.Event) -> None:
+        async with lock.acquire_async() if kind == "acquisition" else lock:
+            lock.release()
+            released.set()
+            await leave.wait()
+
+    async def main() -> None:
+        released, leave = asyncio.Event(), asyncio.Event()
+        leaving = asyncio.create_task(first(released, leave))
+        await released.wait()
+        async with lock:
+            leave.set()
+            await asyncio.gather(leaving, return_exceptions=True)
+            assert lock.locked()
+            with pytest.raises(Timeout):
+                other.acquire(timeout=0, **({"shared": False} if kind == "shared" else {}))
+        assert not lock.locked()
+
+    run(main())
+
+
+def test_a_timeout_that_cannot_be_is_refused_though_there_is_no_need_to_wait(path: Path) -> None:
+    async def main() -> None:
+        for several in (Semaphore(path, 1), LockSet(Lock(path))):
+            for timeout in (-1, float("nan")):
+                with pytest.raises(ValueError, match="timeout must be"):
+                    await several.acquire_async(timeout=timeout)
+                with pytest.raises(ValueError, match="timeout must be"):
+                    several.timeout = timeout
+            with pytest.raises(TypeError):
+                await several.acquire_async(timeout="x")  # type: ignore[arg-type]
+            assert not several.locked()
+
+    with pytest.raises(ValueError, match="timeout must be"):
+        LockSet(Lock(path), timeout=-1)
+    with pytest.raises(TypeError):
+        Semaphore(path, 1, timeout="x")  # type: ignore[arg-type]
+    asyncio.run(main())
 
 
 def test_posix_locks_are_not_awaited(path: Path) -> None:

@@ -11,8 +11,10 @@ import pickle
 import stat
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import lockmgr
 import pytest
@@ -204,6 +206,88 @@ def test_release_and_with_and_acquire(path: Path) -> None:
         lock.fileno()
 
 
+def test_what_was_released_inside_is_not_taken_from_the_next_one(path: Path) -> None:
+    made: tuple[Callable[[], Any], ...] = (
+        lambda: Lock(path),
+        lambda: Lock(path, reentrant=True),
+        lambda: LockSet(Lock(path)),
+        lambda: Semaphore(path.with_name("s"), 1),
+    )
+    for make in made:
+        for enter in (lambda lock: lock, lambda lock: lock.acquire()):
+            lock, released, acquired = make(), threading.Event(), threading.Event()
+
+            def leave_late(
+                lock: Any = lock,
+                enter: Any = enter,
+                released: threading.Event = released,
+                acquired: threading.Event = acquired,
+            ) -> None:
+                with enter(lock):
+                    lock.release()
+                    released.set()
+                    assert acquired.wait(60)
+
+            with ThreadPoolExecutor(1) as pool:
+                leaving = pool.submit(leave_late)
+                assert released.wait(60)
+                with lock:
+                    acquired.set()
+                    if type(lock) is Lock:
+                        with pytest.raises(RuntimeError, match="not held"):
+                            leaving.result()
+                    else:
+                        leaving.result()
+                    assert lock.locked()
+                    with pytest.raises(Timeout):
+                        make().acquire(timeout=0)
+                assert not lock.locked()
+
+
+def test_what_is_acquired_again_inside_is_released_by_the_with(path: Path) -> None:
+    for lock in (Lock(path), Lock(path, reentrant=True), LockSet(Lock(path)), Semaphore(path.with_name("s"), 1)):
+        with lock:
+            lock.release()
+            lock.acquire()
+        assert not lock.locked()
+
+
+def test_a_with_may_end_in_another_thread(path: Path) -> None:
+    for lock in (Lock(path), LockSet(Lock(path)), Semaphore(path.with_name("s"), 1)):
+        for begin in (lock.__enter__, lock.acquire):
+            with ThreadPoolExecutor(1) as other:
+                other.submit(begin).result()
+            lock.__exit__(None, None, None)
+            assert not lock.locked()
+
+
+def test_withs_that_are_begun_and_ended_by_hand_are_not_counted_for_ever(path: Path) -> None:
+    lock = Lock(path, shared=True)
+    for _ in range(1000):
+        lock.__enter__()
+        lock.release()
+    with lock, lock:
+        pass
+    assert not lock.locked()
+
+
+def test_an_acquisition_is_entered_once_and_while_it_is_held(path: Path) -> None:
+    slots = Semaphore(path.with_name("s"), 1)
+    for lock in (Lock(path), LockSet(Lock(path)), slots):
+        acquired = lock.acquire()
+        with acquired:
+            with pytest.raises(RuntimeError, match="acquire again"), acquired:
+                pytest.fail("inside twice")
+            assert lock.locked()
+        with pytest.raises(RuntimeError, match="acquire again"), acquired:
+            pytest.fail("inside, and nothing is held")
+        acquired = lock.acquire()
+        lock.release()
+        with lock, pytest.raises(RuntimeError, match="acquire again"), acquired:
+            pytest.fail("inside what was released")
+        assert not lock.locked()
+
+
 def test_an_exception_in_the_body_releases_and_goes_on(path: Path) -> None:
     lock = Lock(path)
     with pytest.raises(ZeroDivisionError), lock:
@@ -273,6 +357,14 @@ def test_a_reentrant_lock_that_is_held_shared_is_not_got_exclusively(path: Path)
     lock = Lock(path, reentrant=True, shared=True)
     with lock, pytest.raises(DeadlockError):
         lock.acquire(shared=False)
+
+
+def test_an_upgrade_of_a_reentrant_lock_is_not_told_to_make_it_reentrant(path: Path) -> None:
+    lock = Lock(path, reentrant=True, shared=True)
+    with lock, pytest.raises(DeadlockError, match="holds the lock shared") as caught:
+        lock.acquire(shared=False)
+    assert "reentrant=True" not in str(caught.value)
+    assert caught.value.lock_file == str(path)
 
 
 def test_waiting_for_oneself_is_an_error(path: Path) -> None:
@@ -440,6 +532,60 @@ def test_a_thread_that_would_block_the_loop_of_the_task_that_has_it_is_told(path
 
     try:
         asyncio.run(main())
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_task_that_waits_for_what_runs_its_loop_is_told(path: Path) -> None:
+    """What is around the loop ends after all its tasks. What another task has taken may end before."""
+
+    async def once(lock: Any) -> None:
+        async with lock:
+            pass
+
+    async def stay(inside: asyncio.Event, leave: asyncio.Event) -> None:
+        with Lock(path):
+            inside.set()
+            await leave.wait()
+
+    async def main() -> None:
+        inside, leave = asyncio.Event(), asyncio.Event()
+        staying = asyncio.create_task(stay(inside, leave))
+        await inside.wait()
+        tasks = [asyncio.create_task(once(wanted)) for wanted in (Lock(path), LockSet(Lock(path)))]
+        await asyncio.sleep(0)
+        leave.set()
+        await asyncio.gather(staying, *tasks)
+
+    for held in (Lock(path), LockSet(Lock(path))):
+        for wanted in (Lock(path), LockSet(Lock(path)), AsyncFileLock(path)):
+            with held, pytest.raises(DeadlockError, match="holds the lock already"):
+                asyncio.run(once(wanted))
+    asyncio.run(main())
+
+
+def test_waiting_for_ones_own_slots_is_an_error(path: Path) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    slots = Semaphore(path, 3)
+    try:
+        with slots, slots.acquire(1):
+            with slots:
+                pass
+            for timeout in (None, 10):
+                with pytest.raises(DeadlockError, match="this thread holds so many of the slots already") as caught:
+                    slots.acquire(2, timeout)
+            assert caught.value.lock_file == str(path)
+            with pytest.raises(Timeout):
+                slots.acquire(2, 0)
+        # Another thread might release it.
+        slots.acquire(3)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(slots.release)
+            slots.acquire()
+        slots.release()
     finally:
         stop.set()
         thread.join()

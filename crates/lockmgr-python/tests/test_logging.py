@@ -6,9 +6,10 @@ import asyncio
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lockmgr import Lock
+from lockmgr import Lock, LockSet, Semaphore
 from support import holder, until
 
 
@@ -37,6 +38,61 @@ def test_debug_tells_of_acquiring_and_releasing(path: Path, caplog: pytest.LogCa
     with lock:
         pass
     assert caplog.messages == [f"acquired {path} (exclusive)"]
+
+
+def test_debug_tells_of_slots_and_of_the_locks_of_a_set(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slots, second = Semaphore(path, 3), path.with_name("b.lock")
+    both = LockSet(Lock(path), Lock(second, shared=True))
+    with caplog.at_level(logging.DEBUG, logger="lockmgr"):
+        with slots:
+            hold = slots.acquire(2)
+        hold.release()
+        hold.release()
+        with both:
+            pass
+    assert caplog.messages == [
+        f"acquired {path} (1 slot)",
+        f"acquired {path} (2 slots)",
+        f"released {path} (1 slot)",
+        f"released {path} (2 slots)",
+        f"acquired {path} (exclusive)",
+        f"acquired {second} (shared)",
+        f"released {path} (exclusive)",
+        f"released {second} (shared)",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["slots", "set"])
+def test_info_tells_of_a_wait_for_several(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from lockmgr import _log
+
+    monkeypatch.setattr(_log, "LONG", 0.05)
+    options: dict[str, Any] = {"mechanism": "ofd", "byte_range": (0, 1)} if kind == "slots" else {"mechanism": "ofd"}
+
+    def make() -> Semaphore | LockSet:
+        return Semaphore(path, 1) if kind == "slots" else LockSet(Lock(path.with_name("free")), Lock(path, **options))
+
+    async def awaited() -> None:
+        async with make():
+            pass
+
+    def entered() -> None:
+        with make():
+            pass
+
+    with caplog.at_level(logging.INFO, logger="lockmgr"):
+        for work in (entered, lambda: asyncio.run(awaited())):
+            with holder(path, **options) as other:
+                thread = threading.Thread(target=work)
+                thread.start()
+                until(lambda: caplog.records, "the record")
+                other.tell()
+                thread.join()
+            (message,) = caplog.messages
+            assert message.startswith(f"waiting for {path}, held by pid {other.pid} (")
+            caplog.clear()
 
 
 def test_a_hold_is_not_lost_when_the_record_of_it_fails(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -10,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lockmgr import Lock
+from lockmgr import FileLock, Lock, LockSet, Semaphore
 from support import Process, holder, until, until_blocked
 
 WAITS = """
@@ -151,6 +153,55 @@ def test_a_handler_that_raises_ends_the_wait_with_its_exception(path: Path) -> N
         other.tell()
         lock.acquire(60)
         lock.release()
+
+
+@pytest.mark.parametrize("kind", ["lock", "reentrant", "semaphore", "set", "file lock"])
+@pytest.mark.parametrize("where", ["thread", "task"])
+def test_nothing_is_held_after_a_with_wherever_ctrl_c_arrives(path: Path, kind: str, where: str) -> None:
+    """A handler may run wherever Python code does: here whenever any of it begins."""
+    kinds: dict[str, Callable[[], Any]] = {
+        "lock": lambda: Lock(path),
+        "reentrant": lambda: Lock(path, reentrant=True),
+        "semaphore": lambda: Semaphore(path, 1),
+        "set": lambda: LockSet(Lock(path)),
+        "file lock": lambda: FileLock(path),
+    }
+    lock = kinds[kind]()
+
+    def once(beginnings: int) -> bool:
+        """Whether the last of so many was reached."""
+        left = beginnings
+
+        def interrupt(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        try:
+            sys.settrace(interrupt)
+            with lock:
+                pass
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        return left <= 0
+
+    def work() -> None:
+        beginnings = 1
+        while once(beginnings):
+            assert not (lock.is_locked if kind == "file lock" else lock.locked()), beginnings
+            beginnings += 1
+        kinds[kind]().acquire(timeout=0)
+
+    async def task() -> None:
+        work()
+
+    if where == "thread":
+        work()
+    else:
+        asyncio.run(task())
 
 
 def test_signals_take_nothing_from_the_timeout(path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._lockmgr import current_task
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,12 +29,23 @@ async def finish(wait: Wait) -> Hold:
         wait.cancel()
 
 
+async def finish_told(wait: Wait) -> Hold:
+    """As finish(), and the logger is told of the wait when it takes long."""
+    notice = wait._notice()
+    if notice is None:
+        return await finish(wait)
+    try:
+        return await finish(wait)
+    finally:
+        notice.end()
+
+
 def _watcher() -> Callable[[Wait], Awaitable[Hold]]:
     # Whoever runs a loop has imported its module; importing it here would cost all others dearly.
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return _under_asyncio
-    if _trio_task() is not None:
+    if current_task() is not None:
         return _under_trio
     raise RuntimeError("a lock is awaited under asyncio or trio, and neither runs here")
 
@@ -71,19 +84,4 @@ async def _under_trio(wait: Wait) -> Hold:
             return hold
 
 
-def current_task() -> Any:
-    """Returns the task of asyncio or trio that runs in this thread."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        return asyncio.current_task()
-    return _trio_task()
-
-
-def _trio_task() -> Any:
-    trio = sys.modules.get("trio")
-    if trio is None:
-        return None
-    try:
-        return trio.lowlevel.current_task()
-    except RuntimeError:
-        return None
+__all__ = ["current_task", "finish", "finish_told"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from ._async import current_task, finish
-from ._lockmgr import Acquired, BaseLock, Wait
+from ._async import finish_told
+from ._lockmgr import Acquired, BaseLock
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,6 +34,9 @@ class Lock(BaseLock):
     holder is gone, however that ended. A lock file that is deleted or replaced while it is waited for lets
     nobody in twice. Whoever shares one object takes turns, first come, first served: threads and tasks
     alike. Two objects are two parties, and the kernel decides between them.
+
+    A ``with`` releases what it took, or what its thread or task has acquired again inside. If that was released and
+    not acquired again, it ends with RuntimeError, and leaves alone whoever holds the lock by then.
 
     What a forked child inherits holds nothing there: a lock belongs to the process that took it. A pickled
     object (`multiprocessing` with spawn or forkserver) is the same lock in the other process, not held.
@@ -87,10 +89,7 @@ class Lock(BaseLock):
         return super().__reduce_ex__(max(2, index(protocol)))
 
     async def __aenter__(self) -> Self:
-        task = current_task()
-        wait = self._begin(None, None, task, True)
-        if wait is not None:
-            await self._finish(wait, task, True)
+        await self._acquire(None, None, True)
         return self
 
     async def __aexit__(
@@ -99,21 +98,12 @@ class Lock(BaseLock):
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(current_task())
+        self._leave()
 
-    async def _finish(self, wait: Wait, task: object | None, scoped: bool) -> None:
-        notice = None
-        logging = sys.modules.get("logging")
-        if logging is not None and logging.getLogger("lockmgr").isEnabledFor(logging.INFO):
-            from . import _log
-
-            notice = _log.begin(self.path, self.mechanism)
-        try:
-            hold = await finish(wait)
-        finally:
-            if notice is not None:
-                notice.end()
-        self._adopt(hold, task, scoped)
+    async def _acquire(self, timeout: float | None, shared: bool | None, scoped: bool) -> None:
+        wait = self._begin(timeout, shared, scoped)
+        if wait is not None:
+            self._adopt(await finish_told(wait), scoped)
 
 
 class AsyncAcquire:
@@ -138,13 +128,10 @@ class AsyncAcquire:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lock._leave(current_task())
+        self._lock._leave()
 
     async def _acquire(self, scoped: bool) -> Lock:
-        task = current_task()
-        wait = self._lock._begin(self._timeout, self._shared, task, scoped)
-        if wait is not None:
-            await self._lock._finish(wait, task, scoped)
+        await self._lock._acquire(self._timeout, self._shared, scoped)
         return self._lock
 
 

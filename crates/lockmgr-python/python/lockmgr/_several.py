@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from ._async import current_task, finish
-from ._lockmgr import BaseLock, Hold, SetHandle, SlotsHandle
+from ._async import current_task, finish_told
+from ._lockmgr import BaseLock, Hold, SetHandle, SeveralBase, SlotsHandle
 
 if TYPE_CHECKING:
     import os
@@ -16,85 +15,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._lock import Lock
-    from ._lockmgr import Wait
 
 
-class _Several:
-    """What both have: `with`, `async with`, and the holds that these have taken."""
+class _Several(SeveralBase):
+    """What both have under asyncio and trio."""
 
-    __slots__ = ("__weakref__", "_holds", "timeout")
-
-    def __init__(self, timeout: float | None) -> None:
-        #: How long to wait unless told otherwise, in seconds; None is however long it takes.
-        self.timeout = timeout
-        # By owner, so that each one releases its own.
-        self._holds: dict[tuple[int, int], list[Hold]] = {}
-
-    def _attempt(self, count: int) -> Hold | None:
-        raise NotImplementedError
-
-    def _acquire(self, timeout: float | None, count: int) -> Hold:
-        raise NotImplementedError
-
-    def _wait(self, timeout: float | None, count: int) -> Wait:
-        raise NotImplementedError
-
-    def _keep(self, hold: Hold) -> None:
-        self._holds.setdefault(_owner(), []).append(hold)
-
-    def release(self) -> None:
-        """Releases what this thread or task has acquired last; else what another one has.
-
-        RuntimeError if nothing is held; LockError, after the release, if a lock file was deleted or replaced during
-        the hold.
-        """
-        hold = self._pop_first()
-        if hold is None:
-            raise RuntimeError(f"{self!r} is not held")
-        hold.release(check=True)
-
-    def _pop_first(self) -> Hold | None:
-        """Takes what this owner has acquired last; else what another one has."""
-        hold = self._pop(_owner())
-        while hold is None and self._holds:
-            hold = self._pop(next(iter(self._holds)))
-        return hold
-
-    def _pop(self, owner: tuple[int, int]) -> Hold | None:
-        holds = self._holds.get(owner, [])
-        while holds:
-            hold = holds.pop()
-            if not holds:
-                self._holds.pop(owner, None)
-            if hold.held:
-                return hold
-        self._holds.pop(owner, None)
-        return None
-
-    def locked(self) -> bool:
-        """Whether anything is held through this object, in this process."""
-        return any(hold.held for holds in list(self._holds.values()) for hold in list(holds))
-
-    def __enter__(self) -> Self:
-        hold = self._acquire(self.timeout, 1)
-        hold._scope()
-        self._keep(hold)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        # A task that is forgotten inside leaves when it is no task any more. None is left in a child that was
-        # forked inside.
-        hold = self._pop_first()
-        if hold is not None:
-            hold.release()
+    __slots__ = ()
 
     async def __aenter__(self) -> Self:
-        self._keep(await self._acquire_async(self.timeout, 1))
+        await self._acquire_async(None, 1, True)
         return self
 
     async def __aexit__(
@@ -103,41 +32,37 @@ class _Several:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.__exit__()
+        self._leave()
 
-    async def _acquire_async(self, timeout: float | None, count: int) -> Hold:
-        if timeout == 0:
-            return self._acquire(0, count)
-        return self._attempt(count) or await finish(self._wait(timeout, count))
-
-
-def _owner() -> tuple[int, int]:
-    task = current_task()
-    return threading.get_ident(), 0 if task is None else id(task)
+    async def _acquire_async(self, timeout: float | None, count: int, scoped: bool) -> Hold:
+        hold = self._begin(timeout, count, scoped)
+        if isinstance(hold, Hold):
+            return hold
+        return self._adopt(await finish_told(hold), scoped)
 
 
 class AsyncAcquireSeveral:
     """An acquisition to be awaited, or to be entered with ``async with``, which releases."""
 
-    __slots__ = ("_count", "_hold", "_several", "_timeout")
+    __slots__ = ("_count", "_entered", "_several", "_timeout")
 
     def __init__(self, several: _Several, timeout: float | None, count: int) -> None:
         self._several = several
         self._timeout = timeout
         self._count = count
-        self._hold: Hold | None = None
+        # Each task that enters it leaves with its own.
+        self._entered: list[tuple[int, Hold]] = []
 
     def __await__(self) -> Generator[Any, Any, Hold]:
         return self._acquire().__await__()
 
     async def _acquire(self) -> Hold:
-        hold = await self._several._acquire_async(self._timeout, self._count)
-        self._several._keep(hold)
-        return hold
+        return await self._several._acquire_async(self._timeout, self._count, False)
 
     async def __aenter__(self) -> Hold:
-        self._hold = await self._acquire()
-        return self._hold
+        hold = await self._acquire()
+        self._entered.append((id(current_task()), hold.__enter__()))
+        return hold
 
     async def __aexit__(
         self,
@@ -145,8 +70,11 @@ class AsyncAcquireSeveral:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._hold is not None:
-            self._hold.release()
+        task = id(current_task())
+        own = [at for at, (owner, _) in enumerate(self._entered) if owner == task]
+        # One that was forgotten inside leaves when it is no task any more.
+        _, hold = self._entered.pop(own[-1] if own else -1)
+        hold.release()
 
 
 class Semaphore(_Several):
@@ -159,6 +87,8 @@ class Semaphore(_Several):
             print(hold.slots)                             # which ones, counted from 0
         async with downloads:
             ...
+
+    A hold is for one ``with``. What was released inside a ``with`` is not released again at its end.
 
     The slots of a holder that dies are free at once. Everybody has to name the same number of slots.
 
@@ -188,10 +118,10 @@ class Semaphore(_Several):
         follow_symlinks: bool = False,
         system: bool = False,
     ) -> None:
-        super().__init__(timeout)
         options: dict[str, Any] = {"fair": fair, "mode": mode, "create": create, "parents": parents}
         options.update(follow_symlinks=follow_symlinks, system=system)
         self._handle = SlotsHandle(path_or_name, slots, **options)
+        self._set_up(self._handle, timeout)
         name = isinstance(path_or_name, str) and "/" not in path_or_name
         self._arguments = (path_or_name if name else self._handle.path, options)
 
@@ -211,22 +141,11 @@ class Semaphore(_Several):
         timeout is in seconds: 0 is one attempt, math.inf waits however long it takes, None does as the semaphore was
         made. Returns an object for `with`; release() releases it as well. Raises Timeout.
         """
-        hold = self._acquire(self.timeout if timeout is None else timeout, count)
-        self._keep(hold)
-        return hold
+        return self._acquire(timeout, count)
 
     def acquire_async(self, count: int = 1, timeout: float | None = None) -> AsyncAcquireSeveral:
         """As acquire(), for tasks: to be awaited, or entered with ``async with``."""
-        return AsyncAcquireSeveral(self, self.timeout if timeout is None else timeout, count)
-
-    def _attempt(self, count: int) -> Hold | None:
-        return self._handle.try_acquire(count=count)
-
-    def _acquire(self, timeout: float | None, count: int) -> Hold:
-        return self._handle.acquire(timeout, count=count)
-
-    def _wait(self, timeout: float | None, count: int) -> Wait:
-        return self._handle.wait(timeout, count=count)
+        return AsyncAcquireSeveral(self, timeout, count)
 
     def __reduce__(self) -> tuple[Any, ...]:
         place, options = self._arguments
@@ -252,36 +171,28 @@ class LockSet(_Several):
     :param timeout: how long to wait unless told otherwise, for all of it, in seconds.
     """
 
-    __slots__ = ("_handle", "locks")
+    __slots__ = ("_locks",)
 
     def __init__(self, *locks: Lock, timeout: float | None = None) -> None:
-        super().__init__(timeout)
         for lock in locks:
             if not isinstance(lock, BaseLock):
                 raise TypeError(f"a LockSet is made of Lock objects, and {type(lock).__name__} is none")
-        #: The locks, as they were given.
-        self.locks = locks
-        self._handle = SetHandle(list(locks))
+        self._locks = locks
+        self._set_up(SetHandle(list(locks)), timeout)
+
+    @property
+    def locks(self) -> tuple[Lock, ...]:
+        """The locks, as they were given."""
+        return self._locks
 
     def acquire(self, timeout: float | None = None) -> Hold:
         """Acquires all the locks; timeout as for `Lock.acquire`. Returns an object for `with`. Raises Timeout with the
         lock that was last in the way."""
-        hold = self._acquire(self.timeout if timeout is None else timeout, 1)
-        self._keep(hold)
-        return hold
+        return self._acquire(timeout, 1)
 
     def acquire_async(self, timeout: float | None = None) -> AsyncAcquireSeveral:
         """As acquire(), for tasks: to be awaited, or entered with ``async with``."""
-        return AsyncAcquireSeveral(self, self.timeout if timeout is None else timeout, 1)
-
-    def _attempt(self, count: int) -> Hold | None:
-        return self._handle.try_acquire()
-
-    def _acquire(self, timeout: float | None, count: int) -> Hold:
-        return self._handle.acquire(timeout)
-
-    def _wait(self, timeout: float | None, count: int) -> Wait:
-        return self._handle.wait(timeout)
+        return AsyncAcquireSeveral(self, timeout, 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _lock_set, (type(self), self.locks, self.timeout)

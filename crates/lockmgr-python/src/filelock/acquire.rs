@@ -14,6 +14,7 @@ use pyo3::sync::PyOnceLock;
 use super::arguments::{interval, patience_of, seconds_to_wait, yes_or_no};
 use super::{FileLockBase, Setup};
 use crate::error::{After, exception};
+use crate::log::Place;
 use crate::options::Patience;
 use crate::owner::{Waiter, Wanted};
 use crate::wait::{self, Wait};
@@ -98,7 +99,7 @@ impl FileLockBase {
         guard: OwnedFileLockGuard,
     ) -> PyResult<()> {
         self.state.settle(setup.habits, setup.here(), owner, guard);
-        let told = log::acquired(py, &setup.lock, false);
+        let told = log::acquired(py, &setup.lock, Mode::Exclusive);
         let told =
             if setup.calls_back { told.and_then(|()| self.call_back(py, setup)) } else { told };
         if told.is_err() {
@@ -126,7 +127,7 @@ impl FileLockBase {
             return Err(setup.exception(py, busy, After::Attempt));
         }
         setup.refuse_own(py, Waiter::Thread, patience)?;
-        log::while_waiting(py, setup.lock.path(), setup.lock.mechanism(), || {
+        log::while_waiting(py, Place::of(&setup.lock).as_ref(), || {
             if let Some(check) = &request.cancel_check {
                 return sleep_asking(py, setup, request, check, busy);
             }
@@ -169,7 +170,7 @@ impl FileLockBase {
         match self.state.leave(setup.habits, setup.here(), all) {
             Some(guard) => {
                 let outcome = setup.pace.run(py, || guard.release());
-                log::released(py, &setup.lock, false)?;
+                log::released(py, &setup.lock, Mode::Exclusive)?;
                 outcome.map_err(|error| setup.exception(py, error, After::Attempt))
             }
             None => Ok(()),
