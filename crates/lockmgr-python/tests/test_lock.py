@@ -244,6 +244,44 @@ def test_what_was_released_inside_is_not_taken_from_the_next_one(path: Path) -> 
                 assert not lock.locked()
 
 
+def test_what_was_released_inside_is_not_taken_from_the_next_one_of_a_shared_file_lock(path: Path) -> None:
+    lock, released, acquired = FileLock(path, thread_local=False), threading.Event(), threading.Event()
+
+    def leave_late() -> None:
+        with lock:
+            lock.release()
+            released.set()
+            assert acquired.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(leave_late)
+        assert released.wait(60)
+        with lock:
+            acquired.set()
+            leaving.result()
+            assert lock.is_locked
+            with pytest.raises(Timeout):
+                FileLock(path).acquire(0)
+        assert not lock.is_locked
+        # What another thread has begun is ended here.
+        pool.submit(lock.__enter__).result()
+        lock.__exit__(None, None, None)
+        assert not lock.is_locked
+    with lock:
+        lock.release()
+        lock.acquire()
+    assert not lock.is_locked
+
+
+@pytest.mark.parametrize(("force", "left"), [(1, 0), ("yes", 0), (None, 1), (0, 1), ([], 1)])
+def test_any_value_says_whether_a_file_lock_is_released_at_once(path: Path, force: Any, left: int) -> None:
+    lock = FileLock(path)
+    lock.acquire()
+    lock.acquire()
+    lock.release(force)
+    assert lock.lock_counter == left
+
+
 def test_what_is_acquired_again_inside_is_released_by_the_with(path: Path) -> None:
     for lock in (Lock(path), Lock(path, reentrant=True), LockSet(Lock(path)), Semaphore(path.with_name("s"), 1)):
         with lock:

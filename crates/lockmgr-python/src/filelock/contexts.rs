@@ -28,7 +28,18 @@ pub(super) struct Habits {
 pub(super) struct State {
     /// One for each thread that holds the lock or has settings of its own; of a shared instance one.
     contexts: Mutex<Vec<Context>>,
+    /// Of a shared instance, the `with`s that are going to release what they took.
+    scopes: Mutex<Vec<Scope>>,
 }
+
+struct Scope {
+    owner: u64,
+    /// That of the hold.
+    number: u64,
+}
+
+/// More than one owner nests around what it has released by hand; then that is forgotten.
+const MANY: usize = 64;
 
 struct Context {
     place: u64,
@@ -41,12 +52,17 @@ struct Context {
 pub(super) struct Held {
     pub(super) guard: OwnedFileLockGuard,
     owner: u64,
+    number: u64,
     pub(super) count: usize,
 }
 
 impl State {
     fn contexts(&self) -> MutexGuard<'_, Vec<Context>> {
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn scopes(&self) -> MutexGuard<'_, Vec<Scope>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one more if the owner holds the lock; returns whether it does.
@@ -68,7 +84,7 @@ impl State {
         owner: u64,
         guard: OwnedFileLockGuard,
     ) {
-        let held = Held { guard, owner, count: 1 };
+        let held = Held { guard, owner, number: owner::new_key(), count: 1 };
         let mut contexts = self.contexts();
         match contexts.iter_mut().find(|context| context.place == place) {
             Some(context) => context.held = Some(held),
@@ -81,6 +97,34 @@ impl State {
         }
         drop(contexts);
         owner::enter(Arc::downgrade(self) as Weak<dyn Holder>);
+    }
+
+    /// A `with` of a shared instance has begun.
+    pub(super) fn begin(&self, owner: u64) {
+        let Some(number) = self.ask(SHARED, |held| held.number) else { return };
+        let mut scopes = self.scopes();
+        let over = |scope: &Scope| scope.owner == owner && scope.number != number;
+        // Begun by hand, and what they took was released by hand.
+        if scopes.iter().filter(|scope| over(scope)).count() >= MANY
+            && let Some(first) = scopes.iter().position(over)
+        {
+            scopes.remove(first);
+        }
+        scopes.push(Scope { owner, number });
+    }
+
+    /// A `with` of a shared instance ends. False if what it took was released, and another owner has the
+    /// lock by now.
+    pub(super) fn end(&self, owner: u64) -> bool {
+        let mut scopes = self.scopes();
+        let Some(own) = scopes.iter().rposition(|scope| scope.owner == owner) else {
+            // It has begun in another thread.
+            return true;
+        };
+        let number = scopes.remove(own).number;
+        drop(scopes);
+        let is_own = |held: &Held| held.number == number || held.owner == owner;
+        self.ask(SHARED, is_own).unwrap_or(true)
     }
 
     /// Counts one less, or all. Returns the guard when nothing is left.

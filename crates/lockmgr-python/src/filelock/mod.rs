@@ -3,7 +3,7 @@
 //! | instance | whose the hold is | who enters again at once | who may release |
 //! |---|---|---|---|
 //! | of each thread | the thread's, with settings of its own | the thread | the thread |
-//! | shared | the thread's or task's that acquired it | the same | anybody |
+//! | shared | the thread's or task's that acquired it | the same | anybody; the end of a `with` not what another owner has acquired since |
 //!
 //! - All threads of an instance share one handle of the library: they queue in the process, and only
 //!   the front one asks the kernel. So nobody ever comes in beside the owner, in either kind.
@@ -265,9 +265,10 @@ impl FileLockBase {
 
     /// Counts one less, and releases the lock when nothing is left, or at once with force=True.
     /// Without effect when the lock is not held.
-    #[pyo3(signature = (force = false))]
-    fn release(&self, py: Python<'_>, force: bool) -> PyResult<()> {
-        self.give_up(py, force)
+    #[pyo3(signature = (force = None), text_signature = "($self, force=False)")]
+    fn release(&self, py: Python<'_>, force: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let all = force.map_or(Ok(false), PyAnyMethods::is_truthy)?;
+        self.give_up(py, all)
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
@@ -275,6 +276,9 @@ impl FileLockBase {
         let patience = patience_of(habits.timeout, habits.blocking)?;
         let Habits { blocking, poll_interval, .. } = habits;
         Self::take(slf, &Request { patience, blocking, cancel_check: None, poll_interval })?;
+        if !slf.get().setup()?.per_thread {
+            slf.get().state.begin(owner::this_thread());
+        }
         Ok(slf.clone())
     }
 
@@ -289,6 +293,9 @@ impl FileLockBase {
         static BOTH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         // Python's names, which callers may use.
         let _ = (exc_type, traceback);
+        if !self.setup()?.per_thread && !self.state.end(owner::this_thread()) {
+            return Ok(());
+        }
         let Err(error) = self.give_up(py, false) else { return Ok(()) };
         let Some(body) = exc_value else { return Err(error) };
         let groups = self.setup()?.groups_errors;
