@@ -119,6 +119,16 @@ pub(crate) fn waits_for_itself(py: Python<'_>, lock: &FileLock, who: &str) -> Py
     deadlock(py, lock.path(), &text)
 }
 
+/// Looks up what a failure needs while that can be done: while the interpreter is taken down, when an object
+/// that is forgotten may yet use a lock, nothing can be imported.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    class(py, &TIMEOUT, "Timeout")?;
+    class(py, &DEADLOCK, "DeadlockError")?;
+    class(py, &UNSUPPORTED, "UnsupportedError")?;
+    class(py, &LOCK_ERROR, "LockError")?;
+    path_to_python(py, Path::new("/")).map(drop)
+}
+
 static TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static DEADLOCK: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static UNSUPPORTED: PyOnceLock<Py<PyType>> = PyOnceLock::new();

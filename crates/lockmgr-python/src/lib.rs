@@ -10,6 +10,8 @@
 //! - Every class is frozen, and none has run under a free-threaded interpreter yet, which is therefore told
 //!   to keep its GIL. No mutex of this crate is held while Python code may run or the GIL is
 //!   released, so that a forked child finds all of them free.
+//! - What is of Python and needed again and again is kept for the process: classes, functions, the logger.
+//!   So there is no second interpreter in it.
 
 #![expect(clippy::doc_markdown, reason = "what is seen by Python's help() is written for it")]
 #![expect(clippy::needless_pass_by_value, reason = "arguments from Python are the function's own")]
@@ -25,6 +27,8 @@ mod look;
 mod options;
 mod owner;
 mod several;
+#[expect(unsafe_code, reason = "what PyO3 has no safe wrapper for")]
+mod sys;
 mod wait;
 
 use pyo3::prelude::*;
@@ -51,10 +55,18 @@ mod _lockmgr {
     #[pymodule_export]
     use super::wait::Wait;
 
+    use pyo3::exceptions::PyImportError;
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        if !super::sys::is_main_interpreter(module.py()) {
+            let text = "lockmgr does not work in a subinterpreter; use it in the main interpreter";
+            return Err(PyImportError::new_err(text));
+        }
+        super::error::prepare(module.py())?;
+        super::look::prepare(module.py())?;
+        super::owner::prepare(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -57,8 +57,7 @@ impl Holder {
     }
 
     pub(crate) fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        CLASS.import(py, "lockmgr._inspect", "Holder")?.call1((
+        class(py)?.call1((
             self.pid,
             &self.command,
             &self.user,
@@ -69,6 +68,16 @@ impl Holder {
             &self.note,
         ))
     }
+}
+
+fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CLASS.import(py, "lockmgr._inspect", "Holder")
+}
+
+/// As of the exceptions, for those that name a holder.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    class(py).map(drop)
 }
 
 /// Who was in the way.

@@ -305,7 +305,15 @@ pub(crate) fn imported<'py>(
     py: Python<'py>,
     name: &Bound<'py, PyString>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
+    Ok(modules(py)?.get_item(name)?.filter(|module| !module.is_none()))
+}
+
+fn modules(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
     static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    let modules = MODULES.import(py, "sys", "modules")?;
-    Ok(modules.get_item(name)?.filter(|module| !module.is_none()))
+    MODULES.import(py, "sys", "modules")
+}
+
+/// While the interpreter is taken down, it is too late for that.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    modules(py).map(drop)
 }

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -205,31 +207,67 @@ def test_a_daemon_thread_of_a_loop_does_not_either(path: Path) -> None:
     until(lambda: requests(path) == 0)
 
 
-def test_a_subinterpreter_works_or_says_that_it_does_not(path: Path) -> None:
+@pytest.mark.parametrize("first", ["main", "sub"])
+def test_a_subinterpreter_says_that_it_does_not_work_there(path: Path, first: str) -> None:
     program = """
         try:
             import _interpreters as interpreters
         except ImportError:
             import _xxsubinterpreters as interpreters
-        other = interpreters.create()
+        import sys, textwrap
+        path, first = sys.argv[1:]
+        if first == "main":
+            import lockmgr
+        # As embedders and older versions make them: whatever a module says, it is loaded.
+        try:
+            other = interpreters.create("legacy")
+        except TypeError:
+            other = interpreters.create(isolated=False)
         script = '''
         try:
             import lockmgr
         except ImportError as error:
             print("subinterpreter" in str(error), flush=True)
-        else:
-            with lockmgr.Lock(%r):
-                print(True, flush=True)
-        ''' % sys.argv[1]
-        import textwrap
+        '''
         interpreters.run_string(other, textwrap.dedent(script))
         interpreters.destroy(other)
-        with lockmgr.Lock(sys.argv[1]):
-            say("done")
+        import lockmgr
+        with lockmgr.Lock(path):
+            try:
+                lockmgr.Lock(path).acquire(0)
+            except lockmgr.Timeout:
+                print("done", flush=True)
     """
-    with Process(program, path) as process:
-        process.expect("True")
-        process.expect("done")
+    command = [sys.executable, "-c", textwrap.dedent(program), path, first]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "done"]
+
+
+def test_a_lock_is_used_while_the_interpreter_is_taken_down(path: Path) -> None:
+    """By what is forgotten only then, when nothing can be imported any more."""
+    program = """
+        class Late:
+            # All it needs: the names of the module are gone by then.
+            def __init__(self, *needs):
+                self.needs = needs
+
+            def __del__(self):
+                lock, busy, write = self.needs
+                try:
+                    lock.acquire(0)
+                except BaseException as error:
+                    write(1, (" ".join(it.__name__ for it in type(error).__mro__[:2]) + "\\n").encode())
+                    write(1, (str(error.holders[0].pid if isinstance(error, busy) else error) + "\\n").encode())
+
+        late = Late(lockmgr.Lock(sys.argv[1]), lockmgr.Timeout, os.write)
+        late.itself = late
+        sys.modules["kept"] = late
+        say("ready")
+    """
+    with holder(path) as other, Process(program, path) as process:
+        process.expect("ready")
+        process.expect("Timeout LockError")
+        process.expect(str(other.pid))
         assert process.end() == 0
 
 
