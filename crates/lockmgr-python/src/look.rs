@@ -21,39 +21,30 @@ pub(crate) struct Holder {
     pid: Option<u32>,
     command: String,
     user: Option<String>,
-    mode: Option<&'static str>,
-    mechanism: Option<String>,
+    mode: &'static str,
+    mechanism: String,
     standing: String,
     since: Option<f64>,
     note: Option<String>,
 }
 
 impl Holder {
-    fn of(holder: &inspect::Holder) -> Self {
+    /// With what the lock, and the record in its file, say of it.
+    fn of(holder: &inspect::Holder, lock: &inspect::Lock, record: Option<&Record>) -> Self {
         let process = holder.process.as_ref();
+        let record = record.filter(|record| Some(record.pid) == holder.pid());
+        let since = record.and_then(|record| record.since.duration_since(UNIX_EPOCH).ok());
+        let note = record.and_then(|record| record.note.as_ref());
         Self {
             pid: holder.pid(),
             command: process.map(|process| process.command_line(WIDTH)).unwrap_or_default(),
             user: process.map(inspect::Process::user),
-            mode: None,
-            mechanism: None,
+            mode: word(lock.mode),
+            mechanism: lock.kind.to_string(),
             standing: holder.standing.to_string(),
-            since: None,
-            note: None,
+            since: since.map(|since| since.as_secs_f64()),
+            note: note.map(|note| printable(note.as_bytes())),
         }
-    }
-
-    /// With what the lock, and the record in its file, say of it.
-    fn with(holder: &inspect::Holder, lock: &inspect::Lock, record: Option<&Record>) -> Self {
-        let mut seen = Self::of(holder);
-        seen.mode = Some(word(lock.mode));
-        seen.mechanism = Some(lock.kind.to_string());
-        if let Some(record) = record.filter(|record| Some(record.pid) == seen.pid) {
-            seen.note = record.note.as_ref().map(|note| printable(note.as_bytes()));
-            let since = record.since.duration_since(UNIX_EPOCH).ok();
-            seen.since = since.map(|since| since.as_secs_f64());
-        }
-        seen
     }
 
     pub(crate) fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -82,7 +73,17 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
 
 /// Who was in the way.
 pub(crate) fn holders_of(error: &Error) -> Vec<Holder> {
-    error.holders().iter().map(Holder::of).collect()
+    error.obstacle().map(|file| holders_among(&file, |_| true)).unwrap_or_default()
+}
+
+/// Who has those locks on the file.
+fn holders_among(file: &LockedFile, wanted: impl Fn(&inspect::Lock) -> bool) -> Vec<Holder> {
+    let record = file.record();
+    let locks = file.locks.iter().filter(|one| wanted(one));
+    let of_lock = |one: &inspect::Lock| -> Vec<_> {
+        one.holders.iter().map(|holder| Holder::of(holder, one, record.as_ref())).collect()
+    };
+    locks.flat_map(of_lock).collect()
 }
 
 struct Waiter {
@@ -153,15 +154,7 @@ fn holders_of_path<'py>(
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let found = py.detach(|| {
         let Some(file) = file_at(path)? else { return Ok(Vec::new()) };
-        let record = file.record();
-        let locks = file.locks.iter().filter(|one| !one.is_gate() && concerns(mechanism, one));
-        let mut found = Vec::new();
-        for one in locks {
-            found.extend(
-                one.holders.iter().map(|holder| Holder::with(holder, one, record.as_ref())),
-            );
-        }
-        Ok(found)
+        Ok(holders_among(&file, |one| !one.is_gate() && concerns(mechanism, one)))
     });
     let found = found.map_err(|error| exception(py, error, After::Attempt))?;
     found.iter().map(|holder| holder.to_python(py)).collect()
@@ -197,7 +190,7 @@ pub(crate) fn locks(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
             let holders = one
                 .holders
                 .iter()
-                .map(|holder| Holder::with(holder, one, record.as_ref()).to_python(py));
+                .map(|holder| Holder::of(holder, one, record.as_ref()).to_python(py));
             let waiters = one.waiters.iter().map(Waiter::of).collect::<Vec<_>>();
             let waiters = waiters.iter().chain(&at_gate).map(|waiter| waiter.to_python(py));
             found.push(class.call1((

@@ -229,7 +229,22 @@ impl Wait {
 
     /// A Hold when the lock has been acquired, None while it has not; raises when it never will be.
     /// Poll once before the first wait for the descriptor, which begins the waiting.
-    pub(crate) fn poll(&self, py: Python<'_>) -> PyResult<Option<Hold>> {
+    fn poll(&self, py: Python<'_>) -> PyResult<Option<Hold>> {
+        // Who was in the way is not looked for at once: that would block the loop.
+        self.look(py, After::Attempt)
+    }
+
+    /// Ends the wait at once. Nothing is held then. Without effect when it is over.
+    pub(crate) fn cancel(&self) {
+        let over = self.waiting().take();
+        drop(over);
+    }
+}
+
+/// For a thread that asks something else in between.
+impl Wait {
+    /// As `poll`; and whoever was in the way is looked for as after this.
+    pub(crate) fn look(&self, py: Python<'_>, after: After) -> PyResult<Option<Hold>> {
         let mut count = [0; 8];
         // Empty unless it was rung.
         let _ = rustix::io::read(&self.bell.eventfd, &mut count);
@@ -246,22 +261,12 @@ impl Wait {
                 drop(over);
                 match outcome {
                     Ok(guard) => Ok(Some(Hold::new(guard, self.slow))),
-                    // Not looked for at once: that would block the loop.
-                    Err(error) => Err(exception(py, error, After::Attempt)),
+                    Err(error) => Err(exception(py, error, after)),
                 }
             }
         }
     }
 
-    /// Ends the wait at once. Nothing is held then. Without effect when it is over.
-    pub(crate) fn cancel(&self) {
-        let over = self.waiting().take();
-        drop(over);
-    }
-}
-
-/// For a thread that asks something else in between.
-impl Wait {
     /// Sleeps until there is something to poll, or so long. Python's signal handlers run.
     pub(crate) fn pause(&self, py: Python<'_>, time: Duration) -> PyResult<()> {
         py.check_signals()?;

@@ -141,6 +141,13 @@ def test_cancel_check_does_not_cost_the_place(path: Path) -> None:
     until(lambda: not threads_named("lockmgr-wait"), "the end of the waiter thread")
 
 
+def test_a_timeout_with_a_cancel_check_names_who_held_the_lock_then(path: Path) -> None:
+    with holder(path) as other, pytest.raises(Timeout) as caught:
+        FileLock(path).acquire(timeout=0.05, cancel_check=lambda: False)
+    with holder(path):
+        assert [it.pid for it in caught.value.holders] == [other.pid]
+
+
 def test_cancel_check_leaves_nothing_behind(path: Path) -> None:
     with holder(path):
         lock = FileLock(path)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::inspect::{Contention, Deadlock, Holder};
+use crate::inspect::{Contention, Deadlock, Holder, LockedFile};
 use crate::mode::{Mechanism, Mode};
 use crate::printable::Printable;
 
@@ -313,6 +313,18 @@ impl Error {
                 contention.holders()
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// The lock file, with those of its locks that were in the way: looked up when this is called, as
+    /// [`holders`](Self::holders) are.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<LockedFile> {
+        match self {
+            Error::Busy { contention, .. } | Error::TimedOut { contention, .. } => {
+                contention.file(self.path())
+            }
+            _ => None,
         }
     }
 

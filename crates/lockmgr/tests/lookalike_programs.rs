@@ -113,6 +113,11 @@ fn the_command_flock_excludes_us_and_is_named() {
         let busy = in_the_way(&own, Mode::Exclusive).expect("flock(1) holds it");
         let [named] = &busy.holders()[..] else { panic!("{:?}", busy.holders()) };
         assert_eq!(named.pid(), Some(holder.pid()));
+        let obstacle = busy.obstacle().unwrap();
+        assert_eq!(obstacle.path.as_deref(), Some(&*path));
+        let [held] = &obstacle.locks[..] else { panic!("{obstacle:?}") };
+        assert_eq!(held.mode == Mode::Exclusive, keeps_out_shared);
+        assert_eq!(held.holders[0].pid(), Some(holder.pid()));
         let named = named.process.as_ref().unwrap();
         let command = format!("flock {} {} sh -c echo held; read line", options[0], path.display());
         // As much of it as fits into a line.

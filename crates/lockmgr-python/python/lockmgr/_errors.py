@@ -53,7 +53,11 @@ class Timeout(LockError, TimeoutError):
 
     @property
     def holders(self) -> tuple[Holder, ...]:
-        """Who held the lock, as far as the kernel tells. After a single attempt, it is asked now."""
+        """Who held the lock, as far as the kernel tells.
+
+        It is asked when a thread's wait is over. After a single attempt, and after the wait of a task, whose loop that
+        would hold up, it is asked when this is first read: what is said is who holds the lock then.
+        """
         if self._holders is None:
             self._holders = () if self._obstacle is None else tuple(self._obstacle.holders())
         return self._holders

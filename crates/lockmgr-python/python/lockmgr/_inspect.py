@@ -14,10 +14,10 @@ class Holder(NamedTuple):
     command: str
     #: The user it runs as.
     user: str | None
-    #: "shared" or "exclusive", where that is known.
-    mode: str | None
-    #: "flock", "ofd" or "posix", where that is known.
-    mechanism: str | None
+    #: "shared" or "exclusive".
+    mode: str
+    #: "flock", "ofd" or "posix"; "lease" where one keeps the lock file from being opened.
+    mechanism: str
     #: How this is known: "verified", "inherited", "unclear", "gone", "not permitted", "not visible".
     standing: str
     #: When it was acquired, in seconds since 1970, if the holder has recorded that.

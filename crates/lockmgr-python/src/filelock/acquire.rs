@@ -207,7 +207,7 @@ fn sleep_asking(
     let wait =
         Wait::for_lock(&setup.lock, Mode::Exclusive, request.patience, setup.pace.is_slow())?;
     loop {
-        if let Some(hold) = wait.poll(py).map_err(|error| setup.named(py, error))? {
+        if let Some(hold) = wait.look(py, After::Wait).map_err(|error| setup.named(py, error))? {
             return hold.take_lock();
         }
         if check.call0()?.is_truthy()? {

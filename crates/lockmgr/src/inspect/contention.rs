@@ -75,11 +75,11 @@ impl Contention {
     }
 
     fn locks(&self) -> Vec<Lock> {
-        self.file().map(|file| file.locks).unwrap_or_default()
+        self.file(None).map(|file| file.locks).unwrap_or_default()
     }
 
-    /// The file, with no locks but those that are in the way.
-    fn file(&self) -> Option<LockedFile> {
+    /// The file, which may have this path, with no locks but those that are in the way.
+    pub(crate) fn file(&self, path: Option<&Path>) -> Option<LockedFile> {
         let (identity, obstacle) = self.obstacle?;
         let mut effort = Effort::at_most(LIMIT);
         // Where the kernel's table hides locks, descriptors may show them.
@@ -100,6 +100,7 @@ impl Contention {
             obstacle.is_lock(lock) || obstacle.is_at_gate(lock) && (free || !lock.is_gate())
         });
         file.locks.sort_by_key(|lock| !obstacle.is_lock(lock));
+        file.path = path.map(Path::to_path_buf);
         Some(file)
     }
 
@@ -109,8 +110,7 @@ impl Contention {
         // Somebody has it, if only for a moment more.
         let hidden = self.obstacle.is_some() && !is_first_pid_namespace();
         let nobody = if hidden { ", holder not visible" } else { "" };
-        let Some(mut file) = self.file() else { return f.write_str(nobody) };
-        file.path = path.map(Path::to_path_buf);
+        let Some(file) = self.file(path) else { return f.write_str(nobody) };
         let record = file.record();
         let locks = &file.locks;
         let mut said = "";
