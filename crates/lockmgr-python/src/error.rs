@@ -79,7 +79,11 @@ fn build(py: Python<'_>, error: Error, after: After) -> PyResult<PyErr> {
         let class = class(py, &TIMEOUT, "Timeout")?;
         return Ok(PyErr::from_value(class.call1((path, Bound::new(py, obstacle)?))?));
     }
-    let text = error.to_string();
+    let text = match &error {
+        // An argument that is of no file yet.
+        Error::Unsupported { path: None, reason, .. } => reason.clone(),
+        _ => error.to_string(),
+    };
     let class = match &error {
         Error::Deadlock { .. } => class(py, &DEADLOCK, "DeadlockError")?,
         Error::Unsupported { .. } | Error::InvalidName { .. } | Error::InvalidRange { .. } => {

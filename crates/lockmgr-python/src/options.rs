@@ -1,13 +1,16 @@
 //! What a lock is made of, as Python says it.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lockmgr::name::{self, Scope};
 use lockmgr::{FileLock, Mechanism, Mode, OnDeadlock, Range};
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use crate::error::{After, exception};
@@ -137,27 +140,29 @@ impl From<lockmgr::Error> for Failure {
 /// Returns a lock as the library takes it. A str without a slash is a name; what is a path by its type
 /// stays one.
 pub(crate) fn place(lock: &Bound<'_, PyAny>) -> PyResult<OsString> {
-    if lock.is_instance_of::<PyString>() {
-        return lock.extract();
+    static FSPATH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = lock.py();
+    if lock.is_instance_of::<PyString>() || lock.is_instance_of::<PyBytes>() {
+        return spelled(lock);
     }
-    if let Ok(bytes) = lock.cast::<PyBytes>() {
-        use std::os::unix::ffi::OsStrExt;
-        return Ok(OsStr::from_bytes(bytes.as_bytes()).to_owned());
+    if !lock.hasattr(intern!(py, "__fspath__"))? {
+        let class = lock.get_type().name()?;
+        let text = format!("a lock is a str, bytes or path, not {class}");
+        return Err(PyTypeError::new_err(text));
     }
-    let path = match lock.extract::<PathBuf>() {
-        Ok(path) => path,
-        // It has its own reason.
-        Err(error) if lock.hasattr("__fspath__")? => return Err(error),
-        Err(_) => {
-            let class = lock.get_type().name()?;
-            let text = format!("a lock is a str, bytes or path, not {class}");
-            return Err(PyTypeError::new_err(text));
-        }
-    };
-    if name::is_path(path.as_os_str()) {
-        return Ok(path.into_os_string());
+    let path = spelled(&FSPATH.import(py, "os", "fspath")?.call1((lock,))?)?;
+    if name::is_path(&path) {
+        return Ok(path);
     }
     Ok(PathBuf::from(".").join(path).into_os_string())
+}
+
+/// Of a str or of bytes.
+fn spelled(lock: &Bound<'_, PyAny>) -> PyResult<OsString> {
+    match lock.cast::<PyBytes>() {
+        Ok(bytes) => Ok(OsStr::from_bytes(bytes.as_bytes()).to_owned()),
+        Err(_) => lock.extract(),
+    }
 }
 
 /// Returns permission bits that are no more than that.

@@ -138,6 +138,12 @@ def test_a_timeout_is_exact_and_names_the_holder(path: Path) -> None:
             assert isinstance(error, TimeoutError)
             assert error.lock_file == str(path)
             assert [it.pid for it in error.holders] == [other.pid]
+            # As the lock tells of them; but the look at them is given up after 20 ms, and then less is certain.
+            seen, told = ([it._replace(standing="") for it in them] for them in (error.holders, lock.holders()))
+            assert seen == told
+            assert (error.holders[0].mode, error.holders[0].mechanism) == ("exclusive", "flock")
+            assert error.holders[0].note == "nightly backup"
+            assert error.holders[0].since is not None
             assert f"held by pid {other.pid} (" in str(error)
             assert "nightly backup" in str(error)
         assert not lock.locked()
@@ -657,6 +663,16 @@ def test_names_and_paths(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="no path today"):
         Lock(Unsure())
 
+    class InBytes:
+        def __init__(self, path: bytes) -> None:
+            self.path = path
+
+        def __fspath__(self) -> bytes:
+            return self.path
+
+    assert Lock(InBytes(b"b.lock")).path == str(path.parent / "b.lock")
+    assert Semaphore(InBytes(b"./\xff.lock"), 1).path == os.fsdecode(os.fsencode(path.parent) + b"/\xff.lock")
+
 
 def test_what_cannot_be_is_refused_when_it_is_made(path: Path) -> None:
     for options in (
@@ -671,6 +687,8 @@ def test_what_cannot_be_is_refused_when_it_is_made(path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=f"mode must be|deadlock|is no mechanism|is no byte range|{path}"):
             Lock(path, **options)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=r"^'x' is no mechanism: use flock, ofd or posix$"):
+        Lock(path, mechanism="x")  # type: ignore[arg-type]
     for slots in (-1, 0, 65537, 1 << 40):
         with pytest.raises(ValueError, match=f"65536.* not {slots}"):
             Semaphore(path, slots)
