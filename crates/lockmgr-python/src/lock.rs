@@ -13,7 +13,7 @@ use lockmgr::{FileLock, Mode, OwnedFileLockGuard, Range, name};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::error::{After, deadlock, exception, path_to_python, waits_for_itself};
 use crate::hold::{Guard, Hold};
@@ -496,6 +496,16 @@ impl Acquired {
             holds.leave_one(py, me, self.number, own_only)
         };
         self.lock.get().leave(py, end)
+    }
+
+    /// For annotations: the class of the lock.
+    #[classmethod]
+    #[pyo3(signature = (item, /))]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        cls.py().import("types")?.call_method1("GenericAlias", (cls, item))
     }
 
     /// A lock may well keep it. What clears the lock ends that.

@@ -1,4 +1,4 @@
-"""What a type checker makes of the filelock interface. It is checked by mypy and never run.
+"""What a type checker makes of the filelock interface, and of Lock. It is checked by mypy and never run.
 
 An error that is expected is ignored by its name, and that nothing is ignored in vain is checked as well.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lockmgr import (
+    Acquired,
     AcquireReturnProxy,
     AsyncFileLock,
     AsyncReadWriteLock,
     FileLock,
+    Lock,
     ReadWriteLock,
     Timeout,
     lock_descriptor,
@@ -75,6 +77,19 @@ with both.read_lock():
     pass
 with both.acquire_write(1) as entered_both:
     assert_type(entered_both, ReadWriteLock)
+
+
+class OwnLock(Lock):
+    pass
+
+
+acquired: Acquired = Lock("x").acquire(timeout=1)
+assert_type(acquired.lock, Lock)
+with acquired as own:
+    assert_type(own, Lock)
+    own.acquire_async()
+with OwnLock("x").acquire() as special:
+    assert_type(special, OwnLock)
 
 # Nothing comes after it, which a type checker knows.
 SoftFileLock("x")

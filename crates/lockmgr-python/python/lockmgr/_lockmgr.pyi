@@ -1,17 +1,20 @@
 import os
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Literal, TypeAlias, final
+from types import GenericAlias, TracebackType
+from typing import Any, Generic, Literal, TypeAlias, final
 
-from typing_extensions import Self, disjoint_base
+from typing_extensions import Self, TypeVar, disjoint_base
 
 from ._filelock import AcquireReturnProxy
 from ._inspect import Holder, LockInfo, Waiter
+from ._lock import Lock
 from ._log import Notice
 
 _Lock: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _Mechanism: TypeAlias = Literal["flock", "ofd", "posix"]
 _Deadlock: TypeAlias = Literal["ignore", "fail"]
+
+_L = TypeVar("_L", bound=BaseLock, default=Lock)
 
 __version__: str
 __all__ = [
@@ -198,7 +201,7 @@ class BaseLock:
     def still_current(self) -> bool: ...
     def fileno(self) -> int: ...
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]: ...
-    def acquire(self, timeout: float | None = None, *, shared: bool | None = None) -> Acquired: ...
+    def acquire(self, timeout: float | None = None, *, shared: bool | None = None) -> Acquired[Self]: ...
     def release(self) -> None: ...
     def locked(self) -> bool: ...
     def holders(self) -> list[Holder]: ...
@@ -216,10 +219,11 @@ class BaseLock:
     def _leave(self) -> None: ...
 
 @final
-class Acquired:
+class Acquired(Generic[_L]):
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
     @property
-    def lock(self) -> BaseLock: ...
-    def __enter__(self) -> BaseLock: ...
+    def lock(self) -> _L: ...
+    def __enter__(self) -> _L: ...
     def __exit__(
         self,
         kind: type[BaseException] | None = None,
