@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockmgr import Lock, LockSet, Semaphore
+from lockmgr import Lock, LockMgr, LockSet, Semaphore
 from support import holder, until
 
 
@@ -62,6 +62,18 @@ def test_debug_tells_of_slots_and_of_the_locks_of_a_set(path: Path, caplog: pyte
     ]
 
 
+def test_debug_tells_of_a_lock_manager(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manager = LockMgr(path)
+    with caplog.at_level(logging.DEBUG, logger="lockmgr"):
+        for _ in range(2):
+            assert manager.acquire_lock()
+        assert manager.release_lock()
+        assert not manager.release_lock()
+        with holder(path):
+            assert not manager.acquire_lock()
+    assert caplog.messages == [f"acquired {path} (exclusive)", f"released {path} (exclusive)"]
+
+
 @pytest.mark.parametrize("kind", ["slots", "set"])
 def test_info_tells_of_a_wait_for_several(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -103,13 +115,18 @@ def test_a_hold_is_not_lost_when_the_record_of_it_fails(path: Path) -> None:
             raise KeyboardInterrupt
 
     logger, lock = logging.getLogger("lockmgr"), Lock(path)
+    slots, both, manager = Semaphore(path, 1), LockSet(Lock(path)), LockMgr(path)
     interrupted = Interrupted()
     logger.addFilter(interrupted)
     logger.setLevel(logging.DEBUG)
     try:
+        for one in (lock, slots, both):
+            with pytest.raises(KeyboardInterrupt):
+                one.acquire()
+            assert not one.locked()
         with pytest.raises(KeyboardInterrupt):
-            lock.acquire()
-        assert not lock.locked()
+            manager.acquire_lock()
+        assert not manager.acquired
     finally:
         logger.setLevel(logging.NOTSET)
         logger.removeFilter(interrupted)

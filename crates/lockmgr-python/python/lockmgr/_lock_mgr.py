@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,13 @@ class LockMgr:
         self._owner = threading.get_ident()
         self._hold = hold
         self._outcome.msg = "Success"
+        try:
+            self._tell("acquired")
+        except BaseException:
+            # A signal's handler has raised while the record was made: nobody knows of this hold.
+            self._hold = None
+            hold.release()
+            raise
         return True
 
     def release_lock(self) -> bool:
@@ -97,7 +105,14 @@ class LockMgr:
             self._outcome.msg = f"success: lock released, but {error}"
         else:
             self._outcome.msg = "success: lock released"
+        self._tell("released")
         return True
+
+    def _tell(self, what: str) -> None:
+        # Who has not imported it does not listen.
+        logging = sys.modules.get("logging")
+        if logging is not None:
+            logging.getLogger("lockmgr").debug("%s %s (exclusive)", what, self._handle.path)
 
     def _is_ours(self) -> bool:
         owner = self._owner
