@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import typing
 from pathlib import Path
 
 import lockmgr
@@ -92,6 +94,18 @@ def test_forms_of_a_semaphore(path: Path) -> None:
             slots.acquire(count)
     with pytest.raises(ValueError, match=r"."):
         Semaphore(path, 0)
+
+
+def test_annotations_can_be_evaluated_and_attributes_are_documented(path: Path) -> None:
+    for kind in (Semaphore, LockSet):
+        assert "timeout" in typing.get_type_hints(kind.__init__)
+        assert "seconds" in inspect.getdoc(kind.timeout)  # type: ignore[operator, arg-type]
+    assert inspect.getdoc(LockSet.locks) == "The locks, as they were given."
+    slots = Semaphore(path, 1)
+    slots.timeout = 0
+    with slots, pytest.raises(Timeout):
+        slots.acquire()
+    assert slots.timeout == 0.0
 
 
 def test_a_set_is_all_or_nothing(path: Path) -> None:

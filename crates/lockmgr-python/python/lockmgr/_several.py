@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ._async import current_task, finish_told
+from ._lock import Lock
 from ._lockmgr import BaseLock, Hold, SetHandle, SeveralBase, SlotsHandle
 
 if TYPE_CHECKING:
-    import os
     from types import TracebackType
 
     from typing_extensions import Self
-
-    from ._lock import Lock
 
 
 class _Several(SeveralBase):
