@@ -164,10 +164,13 @@ impl<T: Guarded> Holds<T> {
             let number = inner.scopes.remove(own).number;
             return inner.end(py, me, number);
         }
-        if let Some(own) = inner.unclaimed_of(py, me) {
+        // A task that is forgotten inside leaves when it is no task any more.
+        let forgotten = inner.scopes.iter().rposition(|scope| scope.owner.is_gone(py));
+        if forgotten.is_none()
+            && let Some(own) = inner.unclaimed_of(py, me)
+        {
             return inner.take(own);
         }
-        let forgotten = inner.scopes.iter().rposition(|scope| scope.owner.is_gone(py));
         let Some(scope) = forgotten.or_else(|| inner.last_scope()) else {
             // As of a hold that another thread has acquired without a `with`.
             return match inner.list.iter().rposition(|held| !held.is_scoped()) {

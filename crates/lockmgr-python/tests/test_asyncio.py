@@ -220,6 +220,32 @@ def test_a_task_that_is_forgotten_inside_leaves(path: Path, kind: str) -> None:
         pass
 
 
+def test_a_task_that_is_forgotten_inside_takes_nothing_from_others(path: Path) -> None:
+    slots = Semaphore(path, 3)
+
+    async def stay() -> None:
+        async with slots:
+            await asyncio.get_running_loop().create_future()
+
+    loop = asyncio.new_event_loop()
+    own = slots.acquire()
+    forgotten, other = loop.create_task(stay()), loop.create_task(stay())
+    loop.run_until_complete(asyncio.sleep(0))
+    assert own.slots == [0]
+    forgotten._log_destroy_pending = False  # type: ignore[attr-defined]
+    del forgotten
+    gc.collect()
+    # The second slot was the forgotten one's; the first one's and the third one's holders still have theirs.
+    another = Semaphore(path, 3)
+    assert another.acquire(timeout=0).slots == [1]
+    with pytest.raises(Timeout):
+        another.acquire(timeout=0)
+    assert own.held
+    other.cancel()
+    loop.run_until_complete(asyncio.gather(other, return_exceptions=True))
+    loop.close()
+
+
 def test_several_loops_share_a_lock(path: Path) -> None:
     lock = Lock(path)
     now = most = times = 0
