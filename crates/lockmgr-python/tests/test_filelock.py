@@ -109,6 +109,13 @@ def test_timeouts_are_waited_for_in_the_kernel(path: Path) -> None:
         assert lock.is_locked
 
 
+def test_an_endless_lifetime_is_accepted_as_any_other(path: Path) -> None:
+    with pytest.warns(UserWarning, match="no use for lifetime"):
+        FileLock(path, lifetime=10**400)
+    with pytest.raises(ValueError, match="lifetime"):
+        FileLock(path, lifetime=-(10**400))
+
+
 def test_a_timeout_is_not_early_and_leaves_nothing_behind(path: Path) -> None:
     with holder(path):
         lock = FileLock(path)

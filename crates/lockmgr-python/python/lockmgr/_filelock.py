@@ -391,7 +391,8 @@ def _check_lifetime(cls: type, lifetime: float | None) -> None:
         return
     if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)):
         raise TypeError(f"lifetime is a number of seconds or None, and no {type(lifetime).__name__}")
-    if not math.isfinite(lifetime) or lifetime < 0:
+    # An int is finite, and may be too great to be asked.
+    if (isinstance(lifetime, float) and not math.isfinite(lifetime)) or lifetime < 0:
         raise ValueError(f"lifetime is a finite number of seconds from 0 on, not {lifetime!r}")
     text = f"{cls.__name__} has no use for lifetime: the kernel frees the lock when its holder is gone"
     warnings.warn(text, UserWarning, stacklevel=3)
