@@ -22,7 +22,7 @@ from typing import Any
 
 import lockmgr
 import pytest
-from lockmgr import DeadlockError, FileLock, LockError, Timeout
+from lockmgr import DeadlockError, FileLock, LockError, ReadWriteLock, Timeout
 from support import BOUND, Process, descriptors, holder, requests, threads_named, until, until_blocked
 
 HOLDER = """
@@ -569,6 +569,25 @@ def test_singletons_of_threads_are_one(path: Path) -> None:
         thread.join(BOUND)
     assert len(found) == 8
     assert len(set(map(id, found))) == 1
+
+
+def test_singletons_are_of_the_file_that_the_kernel_opens(tmp_path: Path) -> None:
+    """`..` behind a link is above what the link leads to."""
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/sub")
+    through = f"{tmp_path}/link/../a.lock"
+    for kind in (FileLock, ReadWriteLock):
+        other = kind(through, is_singleton=True)
+        assert other is not kind(f"{tmp_path}/a.lock", is_singleton=True)
+        assert other is kind(f"{tmp_path}/real/a.lock", is_singleton=True)
+        with other.read_lock() if isinstance(other, ReadWriteLock) else other:
+            assert (tmp_path / "real" / "a.lock").exists()
+            assert not (tmp_path / "a.lock").exists()
+            with pytest.raises(Timeout):
+                FileLock(tmp_path / "real" / "a.lock", 0).acquire()
+    directory = FileLock(f"{tmp_path}/real/sub/", is_singleton=True)
+    assert FileLock(f"{tmp_path}/link/.", is_singleton=True) is directory
+    assert FileLock(f"{tmp_path}/link", is_singleton=True) is not directory
 
 
 def test_threads_that_are_gone_are_forgotten(path: Path) -> None:

@@ -150,8 +150,11 @@ os.register_at_fork(after_in_child=registry.forget_parent)
 
 def place_of(lock_file: str | bytes | os.PathLike[Any]) -> Any:
     """Returns what all spellings of a lock file have in common. A link at the end is another file."""
-    path: Any = os.path.abspath(os.fspath(lock_file))
+    path: Any = os.fspath(lock_file)
     directory, name = os.path.split(path)
+    # As the kernel does: `..` is above what a link leads to, and what ends in a slash is a directory.
+    if os.fsdecode(name) in ("", ".", ".."):
+        return os.path.realpath(path)
     return os.path.join(os.path.realpath(directory), name)
 
 
