@@ -26,6 +26,7 @@ mod log;
 mod look;
 mod options;
 mod owner;
+mod readwrite;
 mod several;
 #[expect(unsafe_code, reason = "what PyO3 has no safe wrapper for")]
 mod sys;
@@ -50,6 +51,8 @@ mod _lockmgr {
     use super::look::{holders_at, locks};
     #[pymodule_export]
     use super::owner::current_task;
+    #[pymodule_export]
+    use super::readwrite::{Levels, ProxyBase, ReadWriteBase, ScopeBase};
     #[pymodule_export]
     use super::several::{SetHandle, SeveralBase, SlotsHandle};
     #[pymodule_export]

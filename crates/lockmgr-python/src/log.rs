@@ -76,22 +76,22 @@ pub(crate) fn tell(
     Ok(())
 }
 
-pub(crate) fn tell_lock(
+pub(crate) fn tell_mode(
     py: Python<'_>,
     happened: Happened,
-    lock: &FileLock,
+    path: Option<&Path>,
     mode: Mode,
 ) -> PyResult<()> {
     let word = if mode == Mode::Shared { "shared" } else { "exclusive" };
-    tell(py, happened, lock.path(), || word.into())
+    tell(py, happened, path, || word.into())
 }
 
 pub(crate) fn acquired(py: Python<'_>, lock: &FileLock, mode: Mode) -> PyResult<()> {
-    tell_lock(py, Happened::Acquired, lock, mode)
+    tell_mode(py, Happened::Acquired, lock.path(), mode)
 }
 
 pub(crate) fn released(py: Python<'_>, lock: &FileLock, mode: Mode) -> PyResult<()> {
-    tell_lock(py, Happened::Released, lock, mode)
+    tell_mode(py, Happened::Released, lock.path(), mode)
 }
 
 /// The lock that is waited for.

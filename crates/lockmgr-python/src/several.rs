@@ -492,7 +492,7 @@ impl Several for Set {
 
     fn tell(&self, py: Python<'_>, happened: Happened, _: usize) -> PyResult<()> {
         let tell = |(member, mode): &(Arc<lock::Shared>, Mode)| {
-            log::tell_lock(py, happened, member.lock(), *mode)
+            log::tell_mode(py, happened, member.lock().path(), *mode)
         };
         self.members.iter().try_for_each(tell)
     }

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import math
 import os
 import signal
+import sys
 import tempfile
 import threading
 import weakref
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
-from lockmgr import DeadlockError, ReadWriteLock, Timeout
+from lockmgr import AsyncReadWriteLock, DeadlockError, FileLock, ReadWriteLock, Timeout
 from support import BOUND, Process, requests, until, until_blocked
 
 HOLDER = """
@@ -212,6 +217,181 @@ def test_where_there_can_be_no_gate(path: Path) -> None:
         with Process(program, readable) as process:
             process.expect("read")
             process.expect("written")
+
+
+def test_what_one_object_acquired_another_one_does_not_release(path: Path) -> None:
+    """All objects of a lock file share the lock; close() and release() are for what went through this one."""
+    tried = "try:\n    lockmgr.ReadWriteLock(sys.argv[1]).acquire_write(0)\nexcept lockmgr.Timeout:\n    say('busy')"
+
+    async def main() -> None:
+        one, two = AsyncReadWriteLock(path), AsyncReadWriteLock(path)
+        async with one.write_lock():
+            with pytest.raises(RuntimeError, match="not acquired"):
+                await two.release()
+            await two.release(force=True)
+            await asyncio.create_task(two.close())
+            with Process(tried, path) as process:
+                process.expect("busy")
+        async with one.read_lock():
+            three = AsyncReadWriteLock(path)
+            await three.acquire_read()
+            await three.close()
+            with Process(tried, path) as process:
+                process.expect("busy")
+            await AsyncReadWriteLock(path).acquire_read()
+        ReadWriteLock(path, is_singleton=False).acquire_write(0)
+
+    asyncio.run(main())
+
+
+class _AtStep:
+    """Raises KeyboardInterrupt at one step of lockmgr's Python code, and counts the steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.steps = 0
+
+    def __enter__(self) -> None:
+        sys.settrace(self.trace)
+
+    def __exit__(self, *exception: object) -> None:
+        sys.settrace(None)
+
+    def trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if "lockmgr" not in frame.f_code.co_filename or frame.f_code.co_filename == __file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self.steps += 1
+            if self.steps == self.step:
+                raise KeyboardInterrupt
+        return self.trace
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("mode", ["read", "write"])
+def test_ctrl_c_at_any_step_leaves_nothing_held(mode: str, nested: bool, path: Path) -> None:
+    """Python runs a signal's handler between any two steps of its code."""
+    lock = ReadWriteLock(path)
+
+    def cycle() -> None:
+        with getattr(lock, f"{mode}_lock")():
+            pass
+
+    steps = 0
+    while True:
+        steps += 1
+        if nested:
+            lock.acquire_read() if mode == "read" else lock.acquire_write()
+        at = _AtStep(steps)
+        try:
+            with at:
+                cycle()
+        except KeyboardInterrupt:
+            pass
+        if nested:
+            with pytest.raises(Timeout):
+                ReadWriteLock(path, is_singleton=False).acquire_write(0)
+            lock.release()
+        assert not FileLock(path).acquire(0).__exit__(), f"step {steps}"
+        if at.steps < steps:
+            break
+    assert steps > 50
+
+
+def test_a_proxy_releases_whatever_comes_in_between(path: Path) -> None:
+    lock = ReadWriteLock(path)
+    proxies = [lock.acquire_write(), FileLock(path.with_suffix(".other")).acquire()]
+    for proxy in proxies:
+        at = _AtStep(1)
+        with at, proxy:
+            pass
+        assert at.steps == 0
+    ReadWriteLock(path, is_singleton=False).acquire_write(0)
+    FileLock(path.with_suffix(".other")).acquire(0)
+
+
+def test_scopes_decorate(path: Path) -> None:
+    lock = ReadWriteLock(path)
+
+    @lock.write_lock()
+    def depth(more: int) -> int:
+        with pytest.raises(Timeout):
+            FileLock(path, thread_local=False).acquire(0)
+        return more and depth(more - 1) + 1
+
+    assert depth(2) == 2
+    FileLock(path).acquire(0)
+
+
+def test_waiting_for_oneself_by_a_file_lock(path: Path) -> None:
+    with ReadWriteLock(path).read_lock(), pytest.raises(DeadlockError):
+        FileLock(path).acquire()
+
+
+def test_a_timeout_names_the_file_as_the_program_does(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    with ReadWriteLock(path.name).write_lock():
+        for timeout in (0, 0.01):
+            with pytest.raises(Timeout) as caught:
+                ReadWriteLock(path.name, is_singleton=False).acquire_read(timeout)
+            assert caught.value.lock_file == path.name
+
+            async def wait(timeout: float = timeout) -> None:
+                await AsyncReadWriteLock(path.name, is_singleton=False).acquire_read(timeout)
+
+            with pytest.raises(Timeout) as caught:
+                asyncio.run(wait())
+            assert repr(caught.value) == f"Timeout({path.name!r})"
+
+
+def test_what_is_in_the_way_of_the_lock_file(path: Path) -> None:
+    path.touch()
+    with pytest.raises(NotADirectoryError):
+        ReadWriteLock(path / "x")
+    with pytest.raises(FileNotFoundError):
+        ReadWriteLock(path.parent / "none" / "x")
+
+
+def test_one_lock_has_one_timeout(path: Path) -> None:
+    one = AsyncReadWriteLock(path)
+    for kind in (ReadWriteLock, AsyncReadWriteLock):
+        with pytest.raises(ValueError, match="made otherwise"):
+            kind(path, timeout=3)
+        with pytest.raises(ValueError, match="made otherwise"):
+            kind(path, blocking=False)
+        assert kind(path, is_singleton=False, timeout=3).timeout == 3
+        assert kind(path, math.inf).timeout == -1
+    one.timeout = 3
+    assert ReadWriteLock(path, 3).timeout == 3
+    blocking: Any
+    for blocking in ("x", 0, None):
+        with pytest.raises(TypeError, match="blocking"):
+            ReadWriteLock(path.with_suffix(".other"), blocking=blocking)
+    with pytest.raises(TypeError, match="blocking"):
+        ReadWriteLock(path, 3).acquire_read(blocking=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["read", "write"])
+def test_a_hold_is_its_threads(mode: str, path: Path) -> None:
+    """Another thread releases it by force alone."""
+    lock = ReadWriteLock(path)
+    getattr(lock, f"acquire_{mode}")()
+    came: list[str] = []
+
+    def release() -> None:
+        try:
+            lock.release()
+        except RuntimeError:
+            came.append("refused")
+        lock.release(force=True)
+        came.append("released")
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    thread.join(BOUND)
+    assert came == ["refused", "released"]
+    ReadWriteLock(path, is_singleton=False).acquire_write(0)
 
 
 def test_logging(path: Path, caplog: pytest.LogCaptureFixture) -> None:

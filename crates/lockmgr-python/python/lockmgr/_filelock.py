@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypedDict, TypeVar
 
 from ._errors import shown
-from ._lockmgr import FileLockBase
+from ._lockmgr import FileLockBase, ProxyBase
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,34 +84,19 @@ def wait_told(path: Any) -> Generator[None]:
         notice.end()
 
 
-def tell(what: str, path: Any, mode: str) -> None:
-    """Tells the logger what has become of a lock."""
-    # Who has not imported it does not listen.
-    logging = sys.modules.get("logging")
-    if logging is not None:
-        logging.getLogger("lockmgr").debug("%s %s (%s)", what, path, mode)
-
-
-class AcquireReturnProxy(Generic[_L]):
+class AcquireReturnProxy(ProxyBase, Generic[_L]):
     """What acquire() returns: for `with`, which releases."""
 
-    __slots__ = ("lock",)
+    __slots__ = ()
 
-    def __init__(self, lock: _L) -> None:
-        #: The lock.
-        self.lock = lock
+    if TYPE_CHECKING:
 
-    def __enter__(self) -> _L:
-        return self.lock
+        def __new__(cls, lock: _L) -> Self: ...
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        leave = self.lock.__exit__  # type: ignore[attr-defined]
-        leave(exc_type, exc_value, traceback)
+        @property
+        def lock(self) -> _L: ...
+
+        def __enter__(self) -> _L: ...
 
 
 def both_failed(body: BaseException, release: BaseException, group: bool) -> BaseException:

@@ -12,16 +12,16 @@ import errno
 import math
 import os
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from . import _async
-from ._errors import DeadlockError, UnsupportedError, shown
-from ._filelock import AcquireReturnProxy, place_of, registry, tell, wait_told
+from ._errors import DeadlockError, Timeout, UnsupportedError, shown
+from ._filelock import AcquireReturnProxy, place_of, registry, wait_told
 from ._filelock_async import owner as this_task
-from ._lockmgr import FileLockBase, Handle
+from ._lockmgr import FileLockBase, Handle, Levels, ReadWriteBase, ScopeBase
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,56 +30,54 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._inspect import Holder, Waiter
-    from ._lockmgr import Hold
 
 _Mode = Literal["read", "write"]
-_KINDS = {"read": "shared", "write": "exclusive"}
 
 
-class _Held:
-    """What one owner has."""
+class _File:
+    """A lock file: all that it is locked through in this process."""
 
-    __slots__ = ("count", "hold", "mode")
-
-    def __init__(self, hold: Hold, mode: _Mode) -> None:
-        self.hold = hold
-        self.mode = mode
-        self.count = 1
+    def __init__(self) -> None:
+        self.cores: weakref.WeakSet[_Core] = weakref.WeakSet()
 
 
 class _Core:
-    """One lock file: who holds it, in this process. Shared by all objects that there is to be one of."""
+    """One lock of a lock file, shared by all objects that there is to be one of."""
 
-    def __init__(self, lock_file: str) -> None:
+    def __init__(self, lock_file: str, timeout: float, blocking: bool) -> None:
         self.lock_file = lock_file
+        self.timeout = timeout
+        self.blocking = blocking
         self.handle = Handle(Path(lock_file), fair=True)
         self.is_fair = True
-        self.held: dict[int, _Held] = {}
+        self.levels = Levels()
         self.generation = _Generation.now
+        with registry.guard:
+            self.file: _File = registry.of(_File).setdefault(lock_file, _File())
+            self.file.cores.add(self)
 
     @property
     def inherited(self) -> bool:
         return self.generation != _Generation.now
 
-    def again(self, owner: int, mode: _Mode) -> bool:
+    def again(self, through: _ReadWriteLock, owner: int, mode: _Mode) -> bool:
         """Counts one more if the owner holds the lock; returns whether it does."""
-        held = self.held.get(owner)
-        if held is None:
+        shared = self.levels.is_shared(owner)
+        if shared is None:
             return False
-        if held.mode != mode:
-            change = "upgraded" if mode == "write" else "downgraded"
+        if shared != (mode == "read"):
+            held, change = ("read", "upgraded") if shared else ("write", "downgraded")
             raise RuntimeError(
-                f"{shown(self.lock_file)}: already held to {held.mode}, and a hold cannot be {change}; release it first"
+                f"{shown(self.lock_file)}: already held to {held}, and a hold cannot be {change}; release it first"
             )
-        held.count += 1
-        return True
+        return through._enter_again(owner)
 
-    def at_once(self, owner: int, mode: _Mode, patience: float | None) -> bool:
+    def at_once(self, through: _ReadWriteLock, owner: int, mode: _Mode, patience: float | None) -> bool:
         """Acquires if that needs no wait; returns whether there is nothing left to do."""
-        if self.again(owner, mode):
+        if self.again(through, owner, mode):
             return True
         beside = self._beside(owner)
-        if patience is None and beside is not None and "write" in (mode, beside.mode):
+        if patience is None and beside is not None and not (mode == "read" and beside.levels.is_shared(owner)):
             raise DeadlockError(
                 f"{shown(self.lock_file)}: this thread or task holds the lock already, through another object, and "
                 "would wait for itself; release it first, or share one object"
@@ -89,23 +87,23 @@ class _Core:
         # At the gate a writer may be waiting for what this owner has: past it.
         hold = self.handle.try_acquire(shared=mode == "read")
         if hold is not None:
-            self.keep(owner, mode, hold)
+            through._keep(owner, hold)
         return hold is not None
 
-    def acquire(self, owner: int, mode: _Mode, patience: float | None) -> None:
+    def acquire(self, through: _ReadWriteLock, owner: int, mode: _Mode, patience: float | None) -> None:
         """Acquires, asleep if need be."""
-        if self.at_once(owner, mode, patience):
+        if self.at_once(through, owner, mode, patience):
             return
         try:
             hold = self.handle.acquire(patience, shared=mode == "read")
         except (UnsupportedError, PermissionError):
             self._go_without_gate()
             hold = self.handle.acquire(patience, shared=mode == "read")
-        self.keep(owner, mode, hold)
+        through._keep(owner, hold)
 
-    async def acquire_async(self, owner: int, mode: _Mode, patience: float | None) -> None:
+    async def acquire_async(self, through: _ReadWriteLock, owner: int, mode: _Mode, patience: float | None) -> None:
         """Acquires without blocking the loop."""
-        if self.at_once(owner, mode, patience):
+        if self.at_once(through, owner, mode, patience):
             return
         with wait_told(self.lock_file):
             try:
@@ -113,7 +111,7 @@ class _Core:
             except (UnsupportedError, PermissionError):
                 self._go_without_gate()
                 hold = await _async.finish(self.handle.wait(patience, shared=mode == "read"))
-        self.keep(owner, mode, hold)
+        through._keep(owner, hold)
 
     def _go_without_gate(self) -> None:
         """There can be none on a network filesystem, and in a file that may not be written."""
@@ -122,64 +120,13 @@ class _Core:
         self.handle = Handle(Path(self.lock_file), fair=False)
         self.is_fair = False
 
-    def keep(self, owner: int, mode: _Mode, hold: Hold) -> None:
-        self.held[owner] = _Held(hold, mode)
-        _cores.setdefault(owner, weakref.WeakSet()).add(self)
-        try:
-            tell("acquired", self.lock_file, _KINDS[mode])
-        except BaseException:
-            # Whoever gets an exception does not expect to hold anything.
-            self.release(owner, force=True)
-            raise
-
-    def _forget(self, owner: int) -> None:
-        cores = _cores.get(owner)
-        if cores is not None:
-            cores.discard(self)
-            if not cores:
-                _cores.pop(owner, None)
-
-    def _beside(self, owner: int) -> _Held | None:
-        """What the owner holds of this lock file by another object."""
-        for core in list(_cores.get(owner, ())):
-            held = core.held.get(owner)
-            if core is not self and held is not None and held.hold.held and core.lock_file == self.lock_file:
-                return held
+    def _beside(self, owner: int) -> _Core | None:
+        """Another lock of this lock file that the owner holds."""
+        if len(self.file.cores) > 1:
+            for core in list(self.file.cores):
+                if core is not self and core.levels.is_shared(owner) is not None:
+                    return core
         return None
-
-    def release(self, owner: int, force: bool) -> None:
-        if self.inherited:
-            return
-        held = self.held.get(owner)
-        if held is None:
-            owner, held = self._of_another(owner)
-        if held is None:
-            if force:
-                return
-            raise RuntimeError(f"{shown(self.lock_file)}: cannot release a lock that is not held")
-        if held.count > 1 and not force:
-            held.count -= 1
-            return
-        del self.held[owner]
-        self._forget(owner)
-        held.hold.release()
-        tell("released", self.lock_file, _KINDS[held.mode])
-
-    def _of_another(self, owner: int) -> tuple[int, _Held | None]:
-        """A reader is as good as another; a writer's hold is its own."""
-        for other, held in list(self.held.items()):
-            if held.mode == "write":
-                raise RuntimeError(f"{shown(self.lock_file)}: cannot release what another thread or task holds")
-            return other, held
-        return owner, None
-
-    def release_all(self) -> None:
-        if self.inherited:
-            return
-        while self.held:
-            owner, held = self.held.popitem()
-            self._forget(owner)
-            held.hold.release()
 
 
 class _Generation:
@@ -188,14 +135,9 @@ class _Generation:
     now = 0
 
 
-#: By owner, what it holds.
-_cores: dict[int, weakref.WeakSet[_Core]] = {}
-
-
 def _begin_anew() -> None:
     """In the child of a fork nothing is held."""
     _Generation.now += 1
-    _cores.clear()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
@@ -210,7 +152,18 @@ def _seconds(timeout: Any) -> float:
     return seconds
 
 
-class _ReadWriteLock:
+def _limit(timeout: float) -> float:
+    """Of a timeout that is none there are two spellings."""
+    return -1.0 if timeout == math.inf else timeout
+
+
+def _yes_or_no(blocking: Any) -> bool:
+    if not isinstance(blocking, bool):
+        raise TypeError(f"blocking is True or False, and no {type(blocking).__name__}")
+    return blocking
+
+
+class _ReadWriteLock(ReadWriteBase):
     """What both kinds have in common."""
 
     def __init__(
@@ -221,25 +174,44 @@ class _ReadWriteLock:
         blocking: bool = True,
         is_singleton: bool = True,
     ) -> None:
-        #: How many seconds an acquisition waits at the most; 0 is one attempt, -1 no limit.
-        self.timeout = _seconds(timeout)
-        #: Whether an acquisition waits at all.
-        self.blocking = blocking
+        timeout, blocking = _seconds(timeout), _yes_or_no(blocking)
         self._lock_file = _text(lock_file)
         path = place_of(self._lock_file)
-        directory = os.path.dirname(path)
-        if not os.path.isdir(directory):
-            raise FileNotFoundError(2, "the directory of the lock file does not exist", path)
+        # What is no directory, or is not there, says so itself.
+        os.stat(os.path.join(os.path.dirname(path), ""))
         self._closed = False
-        if not is_singleton:
-            self._core = _Core(path)
-            return
-        with registry.guard:
-            cores = registry.of(_Core)
-            core = cores.get(path)
-            if core is None:
-                core = cores[path] = _Core(path)
-            self._core = core
+        if is_singleton:
+            with registry.guard:
+                cores = registry.of(_Core)
+                core = cores.get(path)
+                if core is None:
+                    core = cores[path] = _Core(path, timeout, blocking)
+                _compare(core, timeout, blocking)
+        else:
+            core = _Core(path, timeout, blocking)
+        self._set_up(core.levels)
+        self._core: _Core = core
+
+    @property
+    def timeout(self) -> float:
+        """How many seconds an acquisition waits at the most; 0 is one attempt, -1 no limit.
+
+        All objects that there is to be one of have it in common.
+        """
+        return self._core.timeout
+
+    @timeout.setter
+    def timeout(self, value: float) -> None:
+        self._core.timeout = value
+
+    @property
+    def blocking(self) -> bool:
+        """Whether an acquisition waits at all. In common, as timeout is."""
+        return self._core.blocking
+
+    @blocking.setter
+    def blocking(self, value: bool) -> None:
+        self._core.blocking = value
 
     @property
     def lock_file(self) -> str:
@@ -249,13 +221,13 @@ class _ReadWriteLock:
     def _patience(self, timeout: float | None, blocking: bool | None) -> float | None:
         """Returns seconds, and None for no limit."""
         self._check()
-        blocking = self.blocking if blocking is None else blocking
+        blocking = _yes_or_no(self.blocking if blocking is None else blocking)
         seconds = _seconds(self.timeout if timeout is None else timeout)
         if seconds < 0 and seconds != -1:
             raise ValueError(f"timeout is a number of seconds from 0 on, or -1, and not {seconds}")
         if not blocking:
             return 0.0
-        return None if seconds == -1 or seconds == math.inf else seconds
+        return None if _limit(seconds) == -1 else seconds
 
     def _check(self) -> None:
         if self._core.inherited:
@@ -265,6 +237,20 @@ class _ReadWriteLock:
             )
         if self._closed:
             raise ValueError(f"the {type(self).__name__} for {shown(self.lock_file)} is closed")
+
+    def _refuse_release(self) -> None:
+        if self._core.inherited:
+            return
+        held = "what this thread or task has not acquired" if self._core.levels.is_held() else "a lock that is not held"
+        raise RuntimeError(f"{shown(self.lock_file)}: cannot release {held}")
+
+    def _release_of(self, owner: int, force: bool) -> None:
+        """Releases what the owner has acquired through this object, once or altogether."""
+        count = 0 if self._core.inherited else self._count(owner)
+        if count > 0:
+            self._release(owner, 0 if force else count - 1)
+        elif not force:
+            self._refuse_release()
 
     def holders(self) -> list[Holder]:
         """Who holds the lock, according to the kernel."""
@@ -293,6 +279,15 @@ def _text(lock_file: str | os.PathLike[str]) -> str:
     return path
 
 
+def _compare(core: _Core, timeout: float, blocking: bool) -> None:
+    """What is asked for a second time has to be asked for in the same way."""
+    if (_limit(core.timeout), core.blocking) != (_limit(timeout), blocking):
+        raise ValueError(
+            f"{shown(core.lock_file)}: the one lock for this file was made otherwise: timeout={core.timeout}, "
+            f"blocking={core.blocking} there, and timeout={timeout}, blocking={blocking} here"
+        )
+
+
 def _one_of(
     lock_file: Any, timeout: float = -1, *, blocking: bool = True, is_singleton: bool = True, **others: Any
 ) -> tuple[Any, float, bool, bool]:
@@ -316,11 +311,8 @@ class _OneForEach(type):
                 lock = locks.get(place)
                 if lock is None or lock._closed:
                     lock = locks[place] = super().__call__(*args, **kwds)
-                elif (lock.timeout, lock.blocking) != (_seconds(timeout), blocking):
-                    raise ValueError(
-                        f"{shown(place)}: the one lock for this file was made otherwise: timeout={lock.timeout}, "
-                        f"blocking={lock.blocking} there, and timeout={timeout}, blocking={blocking} here"
-                    )
+                else:
+                    _compare(lock._core, _seconds(timeout), _yes_or_no(blocking))
                 return lock
 
 
@@ -347,8 +339,18 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
         return cls(lock_file, timeout, blocking=blocking)
 
     def _acquire(self, mode: _Mode, timeout: float | None, blocking: bool | None) -> AcquireReturnProxy[Self]:
-        self._core.acquire(FileLockBase._this_thread(), mode, self._patience(timeout, blocking))
-        return _ReleaseProxy(self)
+        owner = FileLockBase._this_thread()
+        patience = self._patience(timeout, blocking)
+        before = self._count(owner)
+        try:
+            self._core.acquire(self, owner, mode, patience)
+            return AcquireReturnProxy(self)
+        except BaseException as error:
+            # A signal's handler may have raised when the lock was acquired already.
+            self._lower(owner, before)
+            if isinstance(error, Timeout):
+                error._lock_file = self.lock_file
+            raise
 
     def acquire_read(self, timeout: float | None = None, *, blocking: bool | None = None) -> AcquireReturnProxy[Self]:
         """Acquires the lock together with other readers. None is what the lock was made with.
@@ -364,50 +366,36 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
         """
         return self._acquire("write", timeout, blocking)
 
-    @contextlib.contextmanager
-    def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> Generator[None]:
+    def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> _Scope:
         """`with lock.read_lock():` together with other readers."""
-        self.acquire_read(timeout, blocking=blocking)
-        try:
-            yield
-        finally:
-            self.release()
+        return _Scope(self, "read", timeout, blocking)
 
-    @contextlib.contextmanager
-    def write_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> Generator[None]:
+    def write_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> _Scope:
         """`with lock.write_lock():` alone."""
-        self.acquire_write(timeout, blocking=blocking)
-        try:
-            yield
-        finally:
-            self.release()
+        return _Scope(self, "write", timeout, blocking)
 
     def release(self, *, force: bool = False) -> None:
-        """Counts one less, and releases the lock when nothing is left, or at once with force=True.
+        """Counts one less, and releases the lock when nothing is left.
 
-        RuntimeError when it is not held, unless force=True.
+        With force=True, releases whatever has been acquired through this object, by other threads as well.
+        RuntimeError when this thread does not hold it, unless force=True.
         """
-        self._core.release(FileLockBase._this_thread(), force)
+        if not force:
+            self._release_of(FileLockBase._this_thread(), False)
+        elif not self._core.inherited:
+            self._release_all()
 
     def close(self) -> None:
-        """Releases everything; the object cannot be used again."""
+        """Releases whatever has been acquired through this object, which cannot be used again."""
         if not self._core.inherited:
-            self._core.release_all()
             self._closed = True
+            self._release_all()
 
 
-class _ReleaseProxy(AcquireReturnProxy[Any]):
-    """As AcquireReturnProxy, for a lock that is no context manager itself."""
+class _Scope(ScopeBase, contextlib.ContextDecorator):
+    """What read_lock() and write_lock() return: for `with`, and to decorate functions."""
 
     __slots__ = ()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.lock.release()
 
 
 class AsyncAcquireReadWriteReturnProxy:
@@ -469,7 +457,16 @@ class AsyncReadWriteLock(_ReadWriteLock):
     async def _acquire(
         self, mode: _Mode, timeout: float | None, blocking: bool | None
     ) -> AsyncAcquireReadWriteReturnProxy:
-        await self._core.acquire_async(this_task(), mode, self._patience(timeout, blocking))
+        owner = this_task()
+        try:
+            await self._core.acquire_async(self, owner, mode, self._patience(timeout, blocking))
+        except Timeout as error:
+            error._lock_file = self.lock_file
+            raise
+        if self._closed:
+            # While it waited.
+            self._release_all()
+            self._check()
         return AsyncAcquireReadWriteReturnProxy(self)
 
     async def acquire_read(
@@ -503,11 +500,24 @@ class AsyncReadWriteLock(_ReadWriteLock):
             await self.release()
 
     async def release(self, *, force: bool = False) -> None:
-        """As ReadWriteLock.release()."""
-        self._core.release(this_task(), force)
+        """Counts one less, and releases the lock when nothing is left.
+
+        With force=True, releases whatever this task has acquired through this object. RuntimeError when it holds
+        nothing, unless force=True.
+        """
+        self._release_of(this_task(), force)
 
     async def close(self) -> None:
-        """Releases everything; the object cannot be used again."""
+        """Releases what has been acquired through this object, which cannot be used again.
+
+        What tasks hold of the lock file through other objects stays theirs.
+        """
         if not self._core.inherited:
-            self._core.release_all()
             self._closed = True
+            self._release_all()
+
+    def __del__(self) -> None:
+        # Other objects keep the lock, but nobody could release what was acquired through this one.
+        core = getattr(self, "_core", None)
+        if core is not None and not core.inherited:
+            self._release_all()
