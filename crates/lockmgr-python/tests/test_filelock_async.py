@@ -296,12 +296,64 @@ def test_what_a_task_held_is_not_its_successors(path: Path) -> None:
 
     async def main() -> None:
         lock = AsyncFileLock(path)
+
+        async def acquire(timeout: float) -> None:
+            await lock.acquire(timeout)
+
         for _ in range(20):
-            await asyncio.ensure_future(lock.acquire())
+            await asyncio.ensure_future(acquire(BOUND))
             gc.collect()
             with pytest.raises(Timeout):
-                await asyncio.ensure_future(lock.acquire(0))
+                await asyncio.ensure_future(acquire(0))
             await lock.release()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("made", ["wait_for", "gather", "create_task"])
+@pytest.mark.parametrize("run", RUNNERS)
+def test_a_task_that_only_acquires_does_so_for_its_maker(run: Run, made: str, path: Path) -> None:
+    """It is over with the acquisition, and could neither enter again nor release."""
+
+    def of_its_own(awaitable: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        if made == "wait_for":
+            return asyncio.wait_for(awaitable, BOUND)
+        return asyncio.gather(awaitable) if made == "gather" else asyncio.create_task(awaitable)
+
+    async def main() -> None:
+        lock, data = AsyncFileLock(path), AsyncReadWriteLock(path.with_suffix(".data"))
+        inside: list[int] = []
+
+        async def work(number: int) -> None:
+            for _ in range(10):
+                await of_its_own(lock.acquire())
+                await of_its_own(data.acquire_write())
+                async with lock, data.write_lock():
+                    assert not inside
+                    inside.append(number)
+                    await asyncio.sleep(0)
+                    inside.remove(number)
+                assert lock.lock_counter == 1
+                await of_its_own(data.release())
+                await of_its_own(lock.release())
+
+        await asyncio.wait_for(asyncio.gather(*(work(number) for number in range(4))), BOUND)
+        assert not lock.is_locked
+
+    run(main)
+    nothing_is_left(path)
+
+
+def test_a_task_that_only_acquires_may_wait_for_its_maker(path: Path) -> None:
+    async def main() -> None:
+        held, other = AsyncFileLock(path), AsyncFileLock(path)
+        async with held:
+            task = asyncio.create_task(other.acquire())
+            await until_async(lambda: requests(path) == 1)
+        await task
+        async with other:
+            assert other.lock_counter == 2
+        await other.release()
 
     asyncio.run(main())
 

@@ -1,14 +1,15 @@
 """`AsyncFileLock`: filelock's interface for event loops, without an executor.
 
-The hold is a task's. Tasks that share an object exclude each other, in the order in which they came; the
-task that has the lock enters again, counted.
+The hold is a task's: of the one that awaits it, or has a task of its own made for that. Tasks that share an
+object exclude each other, in the order in which they came; the task that has the lock enters again, counted.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -51,6 +52,18 @@ def owner() -> int:
     if number is None:
         number = _owners[task] = FileLockBase._new_owner()
     return number
+
+
+def party(caller: int) -> int:
+    """Returns whose a hold is to be, for a coroutine of ours that was made by this caller and runs now.
+
+    It is the running task's. But where that task does nothing else, because asyncio.wait_for (up to Python
+    3.11), asyncio.gather or asyncio.create_task made it for the coroutine, it is over when the coroutine is:
+    then it is the caller's.
+    """
+    coroutine = getattr(_async.current_task(), "get_coro", lambda: None)()
+    alone = coroutine is not None and getattr(coroutine, "cr_frame", None) is sys._getframe(1)
+    return caller if alone else owner()
 
 
 async def _finish_asking(wait: Wait, path: str, check: Callable[[], bool], every: float) -> Hold:
@@ -178,19 +191,30 @@ class BaseAsyncFileLock(BaseFileLock):
     def executor(self, value: Executor | None) -> None:
         self._lockmgr_options["executor"] = value
 
-    async def acquire(  # type: ignore[override]
+    def acquire(  # type: ignore[override]
         self,
         timeout: float | None = None,
         poll_interval: float | None = None,
         *,
         blocking: bool | None = None,
         cancel_check: Callable[[], bool] | None = None,
-    ) -> AsyncAcquireReturnProxy:
-        """Acquires the lock, or counts one more if this task holds it. See FileLock.acquire().
+    ) -> Coroutine[Any, Any, AsyncAcquireReturnProxy]:
+        """Acquires the lock, or counts one more if this task holds it; to be awaited. See FileLock.acquire().
 
-        When the task is cancelled the wait ends at once and nothing is held.
+        When the task is cancelled the wait ends at once and nothing is held. A task that is made for this alone,
+        as asyncio.create_task(lock.acquire()) does, acquires for the one that made it.
         """
-        task = owner()
+        return self._acquire_for(owner(), timeout, poll_interval, blocking, cancel_check)
+
+    async def _acquire_for(
+        self,
+        caller: int,
+        timeout: float | None,
+        poll_interval: float | None,
+        blocking: bool | None,
+        cancel_check: Callable[[], bool] | None,
+    ) -> AsyncAcquireReturnProxy:
+        task = party(caller)
         wait = self._begin(task, timeout, poll_interval, blocking)
         if wait is not None:
             try:

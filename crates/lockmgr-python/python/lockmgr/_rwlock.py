@@ -1,8 +1,8 @@
 """`ReadWriteLock` and `AsyncReadWriteLock`: filelock's interface, over the kernel's shared locks.
 
 Readers hold the lock shared, writers exclusively, and both pass the gate on their way in: a writer who
-waits is overtaken by nobody who comes after it. A hold is a thread's or a task's. It is counted, and can
-neither be upgraded nor downgraded.
+waits is overtaken by nobody who comes after it. A hold is a thread's or a task's, through the object that it
+was acquired through. It is counted, and can neither be upgraded nor downgraded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import errno
 import math
 import os
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -21,6 +21,7 @@ from . import _async
 from ._errors import DeadlockError, Timeout, UnsupportedError, shown
 from ._filelock import AcquireReturnProxy, place_of, registry, wait_told
 from ._filelock_async import owner as this_task
+from ._filelock_async import party
 from ._lockmgr import FileLockBase, Handle, Levels, ReadWriteBase, ScopeBase
 
 if TYPE_CHECKING:
@@ -72,12 +73,18 @@ class _Core:
             )
         return through._enter_again(owner)
 
-    def at_once(self, through: _ReadWriteLock, owner: int, mode: _Mode, patience: float | None) -> bool:
-        """Acquires if that needs no wait; returns whether there is nothing left to do."""
+    def at_once(
+        self, through: _ReadWriteLock, owner: int, mode: _Mode, patience: float | None, waiter: int | None = None
+    ) -> bool:
+        """Acquires if that needs no wait; returns whether there is nothing left to do.
+
+        The waiter is the task that would wait for the owner, if that is another one.
+        """
         if self.again(through, owner, mode):
             return True
-        beside = self._beside(owner)
-        if patience is None and beside is not None and not (mode == "read" and beside.levels.is_shared(owner)):
+        waiter = owner if waiter is None else waiter
+        beside = self._beside(waiter)
+        if patience is None and beside is not None and not (mode == "read" and beside.levels.is_shared(waiter)):
             raise DeadlockError(
                 f"{shown(self.lock_file)}: this thread or task holds the lock already, through another object, and "
                 "would wait for itself; release it first, or share one object"
@@ -103,7 +110,7 @@ class _Core:
 
     async def acquire_async(self, through: _ReadWriteLock, owner: int, mode: _Mode, patience: float | None) -> None:
         """Acquires without blocking the loop."""
-        if self.at_once(through, owner, mode, patience):
+        if self.at_once(through, owner, mode, patience, this_task()):
             return
         with wait_told(self.lock_file):
             try:
@@ -455,9 +462,9 @@ class AsyncReadWriteLock(_ReadWriteLock):
         return self._executor
 
     async def _acquire(
-        self, mode: _Mode, timeout: float | None, blocking: bool | None
+        self, caller: int, mode: _Mode, timeout: float | None, blocking: bool | None
     ) -> AsyncAcquireReadWriteReturnProxy:
-        owner = this_task()
+        owner = party(caller)
         try:
             await self._core.acquire_async(self, owner, mode, self._patience(timeout, blocking))
         except Timeout as error:
@@ -469,17 +476,17 @@ class AsyncReadWriteLock(_ReadWriteLock):
             self._check()
         return AsyncAcquireReadWriteReturnProxy(self)
 
-    async def acquire_read(
+    def acquire_read(
         self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AsyncAcquireReadWriteReturnProxy:
-        """As ReadWriteLock.acquire_read(), for `async with`."""
-        return await self._acquire("read", timeout, blocking)
+    ) -> Coroutine[Any, Any, AsyncAcquireReadWriteReturnProxy]:
+        """As ReadWriteLock.acquire_read(); to be awaited, and for `async with`."""
+        return self._acquire(this_task(), "read", timeout, blocking)
 
-    async def acquire_write(
+    def acquire_write(
         self, timeout: float | None = None, *, blocking: bool | None = None
-    ) -> AsyncAcquireReadWriteReturnProxy:
-        """As ReadWriteLock.acquire_write(), for `async with`."""
-        return await self._acquire("write", timeout, blocking)
+    ) -> Coroutine[Any, Any, AsyncAcquireReadWriteReturnProxy]:
+        """As ReadWriteLock.acquire_write(); to be awaited, and for `async with`."""
+        return self._acquire(this_task(), "write", timeout, blocking)
 
     @contextlib.asynccontextmanager
     async def read_lock(self, timeout: float | None = None, *, blocking: bool | None = None) -> AsyncGenerator[None]:
@@ -499,13 +506,16 @@ class AsyncReadWriteLock(_ReadWriteLock):
         finally:
             await self.release()
 
-    async def release(self, *, force: bool = False) -> None:
-        """Counts one less, and releases the lock when nothing is left.
+    def release(self, *, force: bool = False) -> Coroutine[Any, Any, None]:
+        """Counts one less, and releases the lock when nothing is left; to be awaited.
 
         With force=True, releases whatever this task has acquired through this object. RuntimeError when it holds
         nothing, unless force=True.
         """
-        self._release_of(this_task(), force)
+        return self._release_for(this_task(), force)
+
+    async def _release_for(self, caller: int, force: bool) -> None:
+        self._release_of(party(caller), force)
 
     async def close(self) -> None:
         """Releases what has been acquired through this object, which cannot be used again.

@@ -353,7 +353,9 @@ impl FileLockBase {
             }
             Err(_) => {
                 if let Some(task) = owner::current_task(py)? {
-                    setup.refuse_own(py, Waiter::Task(&task, owner), request.patience)?;
+                    // The task that sleeps may do so for another one.
+                    let waiter = Waiter::Task(&task, owner::task_number(py)?);
+                    setup.refuse_own(py, waiter, request.patience)?;
                 }
                 let slow = setup.pace.is_slow();
                 Wait::for_lock(&setup.lock, Mode::Exclusive, request.patience, slow).map(Some)
