@@ -20,6 +20,8 @@ from ._errors import shown
 from ._lockmgr import FileLockBase, ProxyBase
 
 if TYPE_CHECKING:
+    import inspect
+
     from typing_extensions import Self
 
 ContextErrorPolicy = Literal["chain", "group"]
@@ -62,7 +64,7 @@ _DEFAULTS: dict[str, Any] = {
     "on_acquired": None,
 }
 _POSITIONAL = ("timeout", "mode", "thread_local")
-_CHANGEABLE = ("timeout", "blocking", "poll_interval", "lifetime", "executor")
+_CHANGEABLE = ("timeout", "blocking", "poll_interval", "executor")
 _PERMISSIONS = 0o777
 _OWNER_MAY = 0o600
 _USUAL_MODE = 0o644
@@ -166,18 +168,25 @@ class FileLockMeta(ABCMeta):
                     lock._lockmgr_options |= {"is_singleton": True, "given": given}
                     locks[place] = lock
                     return lock
+            # What would be wrong with a call that makes one is wrong with this one.
+            try:
+                _signature(self).bind(None, *args, **self._understood(kwds))
+            except TypeError as error:
+                raise TypeError(f"{self.__name__}(): {error}") from None
+            _check_lifetime(self, given["lifetime"])
             self._compare(lock, given)
             return lock
 
     def _understood(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Leaves out what a subclass does not know of and what says nothing new."""
-        known, takes_all = _parameters(cls)
-        if takes_all:
+        parameters = _signature(cls).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
             return options
+        defaults = cls._defaults()
         return {
             name: value
             for name, value in options.items()
-            if name in known or name not in _DEFAULTS or value != cls._defaults()[name]
+            if name in parameters or name not in defaults or value != defaults[name]
         }
 
     def _defaults(cls) -> dict[str, Any]:
@@ -187,6 +196,8 @@ class FileLockMeta(ABCMeta):
         """What is asked for a second time has to be asked for in the same way."""
         different = []
         for name in cls._defaults():
+            if name == "lifetime":
+                continue  # It says nothing, whatever it is.
             # What can be changed counts as it is now.
             there = getattr(lock, name) if name in _CHANGEABLE else lock._lockmgr_options["given"][name]
             wanted = given[name]
@@ -197,18 +208,16 @@ class FileLockMeta(ABCMeta):
             raise ValueError(text + "; ".join(different))
 
 
-_known: weakref.WeakKeyDictionary[type, tuple[frozenset[str], bool]] = weakref.WeakKeyDictionary()
+_signatures: weakref.WeakKeyDictionary[type, inspect.Signature] = weakref.WeakKeyDictionary()
 
 
-def _parameters(cls: type) -> tuple[frozenset[str], bool]:
-    """Returns the parameters of the class's __init__, and whether it takes any other."""
-    found = _known.get(cls)
+def _signature(cls: type) -> inspect.Signature:
+    """Returns the signature of the class's __init__."""
+    found = _signatures.get(cls)
     if found is None:
         import inspect  # Heavy, and rarely needed.
 
-        parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-        takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
-        found = _known[cls] = frozenset(one.name for one in parameters), takes_all
+        found = _signatures[cls] = inspect.signature(cls.__init__)  # type: ignore[misc]
     return found
 
 
@@ -282,13 +291,12 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
 
         if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
             raise TypeError(
-                f"{func.__qualname__} is async and would run when the lock is released again; "
+                f"{_name(func)} is async and would run when the lock is released again; "
                 "use AsyncFileLock, or `with` inside it"
             )
         if inspect.isgeneratorfunction(func):
             raise TypeError(
-                f"{func.__qualname__} is a generator and would run when the lock is released again; "
-                "use `with` inside it"
+                f"{_name(func)} is a generator and would run when the lock is released again; use `with` inside it"
             )
         return super().__call__(func)
 
@@ -353,6 +361,13 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
     def __repr__(self) -> str:
         state = "locked" if self.is_locked else "unlocked"
         return f"<{type(self).__name__} {self.lock_file!r}, {state}>"
+
+
+def _name(func: Callable[..., Any]) -> str:
+    # That of a functools.partial is what it is made of.
+    while not hasattr(func, "__qualname__") and hasattr(func, "func"):
+        func = func.func
+    return str(getattr(func, "__qualname__", repr(func)))
 
 
 def _enter(self: Any) -> Any:

@@ -52,6 +52,7 @@ DIFFERENCES: dict[str, Difference] = {
     "pickled: copy": Difference("lock", "raises TypeError", COPY),
     "subclasses: with _acquire()": Difference("True", "raises TypeError", HOOKS),
     "decorated: a coroutine function": Difference("False", "raises TypeError", ASYNC_DECORATOR),
+    "decorated: a partial of one": Difference("True", "raises TypeError", ASYNC_DECORATOR),
     "decorated: a generator": Difference("[False]", "raises TypeError", ASYNC_DECORATOR),
     "async_decorator: a coroutine function": Difference(_REFUSED, "True", ASYNC_DECORATOR),
     "lock_files: a file in the way": Difference(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import fractions
+import functools
 import gc
 import os
 import pathlib
@@ -449,6 +450,12 @@ def singletons(stage: Stage) -> None:
         )
     stage.note("a timeout by position", lambda: make(stage.path, 3, is_singleton=True))
     stage.note("the same timeout", lambda: make(stage.path, -1, is_singleton=True) is one)
+    stage.note("a timeout twice", lambda: make(stage.path, -1, timeout=-1, is_singleton=True))
+    stage.note("an unknown option", lambda: make(stage.path, is_singleton=True, tiemout=3))
+    lasting: list[Any] = []
+    stage.note("with a lifetime", lambda: lasting.append(make(stage.path + "2", is_singleton=True, lifetime=3)))
+    stage.note("the same lifetime", lambda: make(stage.path + "2", is_singleton=True, lifetime=3) is lasting[0])
+    stage.note("no lifetime at all", lambda: make(stage.path + "2", is_singleton=True, lifetime=-3))
     again = make(stage.path, is_singleton=True)
     with one, again:
         stage.say("entered again", one.lock_counter)
@@ -505,6 +512,14 @@ def subclasses(stage: Stage) -> None:
     stage.note("narrow", lambda: Narrow(path, 5).timeout)
     stage.note("an option it does not know", lambda: Narrow(path, mode=0o600))
     stage.note("as it would be anyway", lambda: Narrow(path, poll_interval=0.05, blocking=True).timeout)
+
+    class NarrowAsync(stage.fl.AsyncFileLock):  # type: ignore[misc,name-defined]
+        def __init__(self, lock_file: str, timeout: float = -1) -> None:
+            super().__init__(lock_file, timeout)
+
+    usual = {"loop": None, "executor": None, "run_in_executor": True}
+    stage.note("asynchronous, as it would be", lambda: NarrowAsync(path, 3, **usual).timeout)
+    stage.note("asynchronous, not known", lambda: NarrowAsync(path, run_in_executor=False))
 
     class Counted(base):  # type: ignore[misc,valid-type]
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -613,6 +628,8 @@ def decorated(stage: Stage) -> None:
         return bool(lock.is_locked)
 
     stage.note("a coroutine function", lambda: asyncio.new_event_loop().run_until_complete(lock(coroutine)()))
+
+    stage.note("a partial of one", lambda: bool(lock(functools.partial(coroutine))))
 
     def generator() -> Any:
         yield lock.is_locked
