@@ -160,14 +160,16 @@ def test_run_is_subprocess_run_under_a_lock(path: Path) -> None:
     Lock(path).acquire(0)
 
 
+@pytest.mark.parametrize("close_fds", [True, False])
 @pytest.mark.parametrize("mechanism", ["flock", "ofd"])
-def test_the_command_keeps_the_lock_when_its_runner_is_killed(path: Path, mechanism: str) -> None:
+def test_the_command_keeps_the_lock_when_its_runner_is_killed(path: Path, mechanism: str, close_fds: bool) -> None:
     program = """
         script = "import os, sys; print(os.getpid(), flush=True); sys.stdin.readline()"
-        lockmgr.run(lockmgr.Lock(sys.argv[1], mechanism=sys.argv[2]), [sys.executable, "-c", script])
+        lock = lockmgr.Lock(sys.argv[1], mechanism=sys.argv[2])
+        lockmgr.run(lock, [sys.executable, "-c", script], close_fds=eval(sys.argv[3]))
     """
     lock = Lock(path, mechanism=mechanism)  # type: ignore[arg-type]
-    with Process(program, path, mechanism) as runner:
+    with Process(program, path, mechanism, close_fds) as runner:
         command = int(runner.line())
         runner.signal(signal.SIGKILL)
         assert runner.process.wait(60) == -signal.SIGKILL
@@ -176,6 +178,20 @@ def test_the_command_keeps_the_lock_when_its_runner_is_killed(path: Path, mechan
         until(lambda: command in [it.pid for it in lock.holders()])
         runner.tell()
         lock.acquire(60)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_command_inherits_what_subprocess_run_hands_on(path: Path) -> None:
+    with open(path.with_name("one"), "w") as one, open(path.with_name("two"), "w") as two:
+        os.set_inheritable(one.fileno(), True)
+        script = "import os, sys\nfor fd in {*os.listdir('/proc/self/fd')} & {*sys.argv[1:]}: os.write(int(fd), b'x')"
+        command = [sys.executable, "-c", script, str(one.fileno()), str(two.fileno())]
+        lockmgr.run(path, command, close_fds=False, check=True)
+        lockmgr.run(path, command, pass_fds=[two.fileno()], check=True)
+        lockmgr.run(path, command, check=True)
+    assert path.with_name("one").read_text() == "x"
+    assert path.with_name("two").read_text() == "x"
+    Lock(path).acquire(0)
 
 
 def test_what_the_command_leaves_behind_does_not_keep_the_lock(path: Path) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    lock: Lock | str | os.PathLike[str],
+    lock: Lock | str | bytes | os.PathLike[str] | os.PathLike[bytes],
     args: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     lock_timeout: float | None = None,
@@ -44,7 +44,12 @@ def run(
         # Our own descriptor is closed in every child; its copy has the same lock.
         inherited = os.dup(lock.fileno())
         try:
-            options["pass_fds"] = (*options.get("pass_fds", ()), inherited)
+            passed = tuple(options.get("pass_fds", ()))
+            if passed or options.get("close_fds", True):
+                options["pass_fds"] = (*passed, inherited)
+            else:
+                # Naming some would have the others closed.
+                os.set_inheritable(inherited, True)
             return subprocess.run(args, **options)
         finally:
             os.close(inherited)
