@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
 import subprocess
 import sysconfig
 from importlib import metadata
 from pathlib import Path
 
 import lockmgr
+import pytest
 
 
 def test_the_command_is_the_native_binary() -> None:
@@ -30,3 +33,26 @@ def test_names_are_there_once_and_in_order() -> None:
     assert sorted(lockmgr.__all__) == list(lockmgr.__all__)
     for name in lockmgr.__all__:
         assert hasattr(lockmgr, name)
+
+
+@pytest.mark.parametrize("name", ["FileLock", "AsyncFileLock", "ReadWriteLock", "AsyncReadWriteLock", "Lock"])
+def test_help_says_how_one_is_made(name: str) -> None:
+    kind = getattr(lockmgr, name)
+    parameters = inspect.signature(kind).parameters
+    assert next(iter(parameters)) in ("lock_file", "path_or_name")
+    assert parameters["timeout"].default in (-1, None)
+    assert f"{name}({next(iter(parameters))}" in pydoc.render_doc(kind, renderer=pydoc.plaintext)
+
+
+def test_a_subclass_is_made_in_its_own_way() -> None:
+    class Narrow(lockmgr.FileLock):
+        def __init__(self, path: str, *, extra: int) -> None:
+            super().__init__(path)
+
+    assert list(inspect.signature(Narrow).parameters) == ["path", "extra"]
+
+
+@pytest.mark.parametrize("kind", [lockmgr.Holder, lockmgr.Waiter, lockmgr.LockInfo])
+def test_help_says_what_fields_are(kind: type) -> None:
+    for field in kind._fields:  # type: ignore[attr-defined]
+        assert "Alias" not in getattr(kind, field).__doc__, field

@@ -17,6 +17,7 @@ from lockmgr import (
     ReadWriteLock,
     Timeout,
     lock_descriptor,
+    run,
 )
 from lockmgr.filelock import AsyncAcquireReturnProxy, SoftFileLock, UnixFileLock
 from typing_extensions import assert_type
@@ -58,6 +59,8 @@ with Sub("x", 1) as sub:
 FileLock("x", bogus=1)  # type: ignore[call-arg]
 FileLock()  # type: ignore[call-arg]
 Sub("x", 1, timeout=3)  # type: ignore[call-arg]
+AsyncFileLock(3)  # type: ignore[arg-type]
+run(b"x", ["true"])
 lock.acquire("x")  # type: ignore[arg-type]
 lock.mode = 3  # type: ignore[misc]
 

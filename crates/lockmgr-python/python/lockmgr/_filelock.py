@@ -170,16 +170,21 @@ class FileLockMeta(ABCMeta):
                     return lock
             # What would be wrong with a call that makes one is wrong with this one.
             try:
-                _signature(self).bind(None, *args, **self._understood(kwds))
+                signature_of_init(self).bind(None, *args, **self._understood(kwds))
             except TypeError as error:
                 raise TypeError(f"{self.__name__}(): {error}") from None
             _check_lifetime(self, given["lifetime"])
             self._compare(lock, given)
             return lock
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """What help() and others show: how one is made."""
+        return signature_of(cls)
+
     def _understood(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Leaves out what a subclass does not know of and what says nothing new."""
-        parameters = _signature(cls).parameters
+        parameters = signature_of_init(cls).parameters
         if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
             return options
         defaults = cls._defaults()
@@ -211,7 +216,7 @@ class FileLockMeta(ABCMeta):
 _signatures: weakref.WeakKeyDictionary[type, inspect.Signature] = weakref.WeakKeyDictionary()
 
 
-def _signature(cls: type) -> inspect.Signature:
+def signature_of_init(cls: type) -> inspect.Signature:
     """Returns the signature of the class's __init__."""
     found = _signatures.get(cls)
     if found is None:
@@ -219,6 +224,12 @@ def _signature(cls: type) -> inspect.Signature:
 
         found = _signatures[cls] = inspect.signature(cls.__init__)  # type: ignore[misc]
     return found
+
+
+def signature_of(cls: type) -> inspect.Signature:
+    """Returns the arguments that an object is made with, whatever the class does with them before __init__."""
+    found = signature_of_init(cls)
+    return found.replace(parameters=list(found.parameters.values())[1:])
 
 
 class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLockMeta):

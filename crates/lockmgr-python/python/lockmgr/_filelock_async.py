@@ -20,6 +20,7 @@ from ._lockmgr import FileLockBase
 
 if TYPE_CHECKING:
     import asyncio
+    import os
     from concurrent.futures import Executor
 
     from typing_extensions import Self
@@ -129,7 +130,7 @@ class BaseAsyncFileLock(BaseFileLock):
 
     def __init__(
         self,
-        lock_file: Any,
+        lock_file: str | os.PathLike[str],
         timeout: float = -1,
         mode: int = -1,
         thread_local: bool = False,

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from . import _async
 from ._errors import DeadlockError, Timeout, UnsupportedError, shown
-from ._filelock import AcquireReturnProxy, place_of, registry, wait_told
+from ._filelock import AcquireReturnProxy, place_of, registry, signature_of, wait_told
 from ._filelock_async import owner as this_task
 from ._filelock_async import party
 from ._lockmgr import FileLockBase, Handle, Levels, ReadWriteBase, ScopeBase
 
 if TYPE_CHECKING:
     import asyncio
+    import inspect
     from concurrent.futures import Executor
 
     from typing_extensions import Self
@@ -304,6 +305,11 @@ def _one_of(
 
 class _OneForEach(type):
     """One ReadWriteLock for each lock file, unless somebody wants one of his own."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """What help() and others show: how one is made."""
+        return signature_of(cls)
 
     # Types are checked by __init__.
     if not TYPE_CHECKING:
