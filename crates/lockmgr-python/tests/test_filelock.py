@@ -767,6 +767,14 @@ def test_refusals_say_what_to_use() -> None:
         filelock.AsyncStrictSoftFileLock,
         filelock.AsyncSoftFileLease,
         filelock.AsyncSoftReadWriteLock,
+        filelock.AsyncAcquireSoftReadWriteReturnProxy,
+        filelock.LeaseClaim,
+        filelock.LeaseCompromise,
+        filelock.LeaseHeartbeat,
+        filelock.OwnerRecord,
+        filelock.StrictRelease,
+        filelock.StrictSoftFileClaim,
+        filelock.StrictSoftFileClaimState,
     ]
     for kind in refused:
         with pytest.raises(NotImplementedError, match=r"use (Async)?(FileLock|ReadWriteLock)"):
@@ -774,5 +782,11 @@ def test_refusals_say_what_to_use() -> None:
     for kind in (filelock.WindowsFileLock, filelock.AsyncWindowsFileLock):
         with pytest.raises(NotImplementedError, match="Windows"):
             kind("x")
+    for name in ("AcquireWait", "FileLockContext", "InFlight"):
+        with pytest.raises(AttributeError, match=f"no {name}: it is filelock's own"):
+            getattr(filelock, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        filelock.nothing  # type: ignore[attr-defined]  # noqa: B018
+    assert sorted(filelock.__all__) == list(filelock.__all__)
     assert set(filelock.__all__) <= set(dir(filelock))
     assert lockmgr.FileLock is filelock.FileLock is filelock.UnixFileLock

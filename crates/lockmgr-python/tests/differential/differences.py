@@ -34,6 +34,7 @@ CLOSED = "A closed ReadWriteLock raises ValueError"
 FORKED = "A ReadWriteLock can be made in any forked child"
 
 DIFFERENCES: dict[str, Difference] = {
+    **{f"names: {name}": Difference("True", "False", HOOKS) for name in ("AcquireWait", "FileLockContext", "InFlight")},
     **{
         f"soft_locks: {name}": Difference("True", _REFUSED, SOFT)
         for name in ("SoftFileLock", "AsyncSoftFileLock", "SoftReadWriteLock", "SoftFileLease", "StrictSoftFileLock")

@@ -7,6 +7,7 @@ import copy
 import fractions
 import functools
 import gc
+import importlib
 import os
 import pathlib
 import pickle
@@ -21,39 +22,16 @@ from stage import Stage, scene
 @scene
 def names(stage: Stage) -> None:
     """What can be imported."""
-    for name in [
-        "AcquireReturnProxy",
-        "AsyncAcquireReadWriteReturnProxy",
-        "AsyncAcquireReturnProxy",
-        "AsyncFileLock",
-        "AsyncReadWriteLock",
-        "AsyncSoftFileLease",
-        "AsyncSoftFileLock",
-        "AsyncSoftReadWriteLock",
-        "AsyncStrictSoftFileLock",
-        "AsyncUnixFileLock",
-        "AsyncWindowsFileLock",
-        "BaseAsyncFileLock",
-        "BaseFileLock",
-        "CloseErrorPolicy",
-        "ContextErrorPolicy",
-        "FileLock",
-        "LockOptions",
-        "MarkerSoftFileLock",
-        "ReadWriteLock",
-        "SoftFileLease",
-        "SoftFileLock",
-        "SoftReadWriteLock",
-        "StrictSoftFileLock",
-        "Timeout",
-        "UnixFileLock",
-        "WindowsFileLock",
-        "__version__",
-        "has_fcntl",
-        "lock_descriptor",
-        "unlock_descriptor",
-    ]:
+    # Those of filelock, whoever plays.
+    for name in importlib.import_module("filelock").__all__:
         stage.say(name, hasattr(stage.fl, name))
+    for name in ("LeaseSettingsMismatch", "ReleasePendingError", "SoftFileLockProtocolError"):
+        bases = getattr(stage.fl, name).__mro__[1:]
+        stage.say(f"{name} is", [base.__name__ for base in bases])
+    stage.say("asynchronous", [hasattr(stage.fl.asyncio, name) for name in ("AsyncUnixFileLock", "BaseAsyncFileLock")])
+    stage.note("import of asyncio", lambda: bool(importlib.import_module(stage.package + ".asyncio")))
+    aliases = ("CompromiseReason", "OwnerMode")
+    stage.say("aliases", [str(getattr(stage.fl, name)) for name in aliases])
     stage.say("policies", [str(stage.fl.ContextErrorPolicy), str(stage.fl.CloseErrorPolicy)])
     stage.say("options", sorted(stage.fl.LockOptions.__annotations__))
 

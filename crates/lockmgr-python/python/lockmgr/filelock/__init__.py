@@ -6,15 +6,15 @@
         ...
 
 What differs is listed in docs/from-filelock.md. The locks of the soft family, which are no locks of the
-kernel, are here by name, and cannot be made.
+kernel, are here by name, and cannot be made; nor can what belongs to them. Their exceptions are never raised.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from ._errors import Timeout
-from ._filelock import (
+from .._errors import Timeout
+from .._filelock import (
     AcquireReturnProxy,
     BaseFileLock,
     CloseErrorPolicy,
@@ -25,9 +25,9 @@ from ._filelock import (
     lock_descriptor,
     unlock_descriptor,
 )
-from ._filelock_async import AsyncAcquireReturnProxy, AsyncFileLock, AsyncUnixFileLock, BaseAsyncFileLock
-from ._lockmgr import __version__
-from ._rwlock import AsyncAcquireReadWriteReturnProxy, AsyncReadWriteLock, ReadWriteLock
+from .._filelock_async import AsyncAcquireReturnProxy, AsyncFileLock, AsyncUnixFileLock, BaseAsyncFileLock
+from .._lockmgr import __version__
+from .._rwlock import AsyncAcquireReadWriteReturnProxy, AsyncReadWriteLock, ReadWriteLock
 
 #: Whether there are kernel locks: always, where lockmgr runs.
 has_fcntl = True
@@ -91,6 +91,60 @@ class AsyncSoftReadWriteLock(_Refused):
     _instead = "AsyncReadWriteLock"
 
 
+class StrictSoftFileClaim(_Refused):
+    """Refused: use FileLock."""
+
+
+class StrictSoftFileClaimState(_Refused):
+    """Refused: use FileLock."""
+
+
+class StrictRelease(_Refused):
+    """Refused: use FileLock."""
+
+
+class LeaseClaim(_Refused):
+    """Refused: use FileLock."""
+
+
+class LeaseCompromise(_Refused):
+    """Refused: use FileLock."""
+
+
+class LeaseHeartbeat(_Refused):
+    """Refused: use FileLock."""
+
+
+class OwnerRecord(_Refused):
+    """Refused: use FileLock, whose holders() says who has it."""
+
+
+class AsyncAcquireSoftReadWriteReturnProxy(_Refused):
+    """Refused: use AsyncReadWriteLock."""
+
+    _instead = "AsyncReadWriteLock"
+
+
+CompromiseReason = Literal["marker-missing", "owner-changed", "refresh-failed", "evicted"]
+OwnerMode = Literal["lease", "exclusive", "unknown"]
+
+
+class LeaseSettingsMismatch(ValueError):
+    """Never raised: there are no leases."""
+
+
+class ReleasePendingError(TimeoutError):
+    """Never raised: a release waits for nobody."""
+
+
+class SoftFileLockProtocolError(OSError):
+    """Never raised: there are no soft locks."""
+
+
+class SoftFileLockLifetimeWarning(FutureWarning):
+    """Never given: there are no soft locks."""
+
+
 class _OfWindows(_Refused):
     def __new__(cls, *args: Any, **keywords: Any) -> NoReturn:
         raise NotImplementedError(f"{cls.__name__} is for Windows, and lockmgr runs on Linux so far")
@@ -104,10 +158,33 @@ class AsyncWindowsFileLock(_OfWindows):
     """Refused: there is no Windows here."""
 
 
+#: What filelock's own classes keep their state in.
+_INNER = ("AcquireWait", "FileLockContext", "InFlight")
+
+if TYPE_CHECKING:
+    from . import asyncio
+# A type checker would take any name for one that is here.
+else:
+
+    def __getattr__(name):
+        if name == "asyncio":
+            from importlib import import_module
+
+            return import_module(".asyncio", __name__)
+        if name in _INNER:
+            text = f"lockmgr.filelock has no {name}: it is filelock's own state, which is kept elsewhere here"
+            raise AttributeError(text, name=name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+
+    def __dir__():
+        return sorted({*globals(), "asyncio"})
+
+
 __all__ = [
     "AcquireReturnProxy",
     "AsyncAcquireReadWriteReturnProxy",
     "AsyncAcquireReturnProxy",
+    "AsyncAcquireSoftReadWriteReturnProxy",
     "AsyncFileLock",
     "AsyncReadWriteLock",
     "AsyncSoftFileLease",
@@ -119,19 +196,33 @@ __all__ = [
     "BaseAsyncFileLock",
     "BaseFileLock",
     "CloseErrorPolicy",
+    "CompromiseReason",
     "ContextErrorPolicy",
     "FileLock",
+    "LeaseClaim",
+    "LeaseCompromise",
+    "LeaseHeartbeat",
+    "LeaseSettingsMismatch",
     "LockOptions",
     "MarkerSoftFileLock",
+    "OwnerMode",
+    "OwnerRecord",
     "ReadWriteLock",
+    "ReleasePendingError",
     "SoftFileLease",
     "SoftFileLock",
+    "SoftFileLockLifetimeWarning",
+    "SoftFileLockProtocolError",
     "SoftReadWriteLock",
+    "StrictRelease",
+    "StrictSoftFileClaim",
+    "StrictSoftFileClaimState",
     "StrictSoftFileLock",
     "Timeout",
     "UnixFileLock",
     "WindowsFileLock",
     "__version__",
+    "asyncio",
     "has_fcntl",
     "lock_descriptor",
     "unlock_descriptor",
