@@ -459,7 +459,10 @@ fn explain(
     let not_lockable = |path, reason| Error::NotLockable { path, operation, reason };
     OpenFailure::Failed(match errno {
         Errno::AGAIN => return OpenFailure::Lease(access),
-        Errno::LOOP if !settings.follow_symlinks => {
+        // Else the links of a directory lead nowhere.
+        Errno::LOOP
+            if !settings.follow_symlinks && file::status_at_path(place.c_path(), false).is_ok() =>
+        {
             not_lockable(path, "it is a symbolic link, which is not followed; name its target")
         }
         Errno::ISDIR if operation == OPEN => not_lockable(path, DIRECTORY),
