@@ -216,7 +216,13 @@ class BaseAsyncFileLock(BaseFileLock):
         cancel_check: Callable[[], bool] | None,
     ) -> AsyncAcquireReturnProxy:
         task = party(caller)
-        wait = self._begin(task, timeout, poll_interval, blocking)
+        try:
+            wait = self._begin(task, timeout, poll_interval, blocking)
+        except Timeout:
+            if cancel_check is not None and (self.blocking if blocking is None else blocking):
+                # Giving up is all that is left, whatever it says; but it is asked.
+                cancel_check()
+            raise
         if wait is not None:
             try:
                 with wait_told(self.lock_file):
