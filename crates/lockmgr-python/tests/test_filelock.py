@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib.util
 import logging
@@ -569,6 +570,31 @@ def test_singletons_of_threads_are_one(path: Path) -> None:
         thread.join(BOUND)
     assert len(found) == 8
     assert len(set(map(id, found))) == 1
+
+
+def test_a_subclass_may_call_del(path: Path) -> None:
+    class Ours(FileLock):
+        def __del__(self) -> None:
+            super().__del__()
+            gone.append(attempt_in_thread(FileLock(path)))
+
+    gone: list[str] = []
+    lock = Ours(path)
+    lock.acquire()
+    del lock
+    gc.collect()
+    assert gone == ["acquired"]
+
+
+def test_links_of_a_directory_that_lead_nowhere(path: Path) -> None:
+    path.symlink_to(path.name)
+    for kind in (lockmgr.Lock, FileLock):
+        with pytest.raises(OSError, match="Too many levels") as caught:
+            kind(path / "x").acquire(0)
+        assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, str(path / "x"))
+        with pytest.raises(LockError, match="name its target") as refused:
+            kind(path).acquire(0)
+        assert refused.value.lock_file == str(path)
 
 
 def test_singletons_are_of_the_file_that_the_kernel_opens(tmp_path: Path) -> None:

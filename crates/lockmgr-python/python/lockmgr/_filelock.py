@@ -363,6 +363,11 @@ class BaseFileLock(FileLockBase, contextlib.ContextDecorator, metaclass=FileLock
         """As is_locked."""
         return self.is_locked
 
+    def __del__(self) -> None:
+        # It is released anyhow when it is gone; this is for subclasses that call it.
+        with contextlib.suppress(Exception):
+            FileLockBase.release(self, True)
+
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             f"cannot pickle or copy a {type(self).__name__}: a lock belongs to its process; "
@@ -483,6 +488,8 @@ def lock_descriptor(fd: int, *, blocking: bool = True, poll_interval: float = 0.
         raise TypeError(f"poll_interval is a number of seconds, and no {type(poll_interval).__name__}")
     if not math.isfinite(poll_interval) or poll_interval <= 0:
         raise ValueError(f"poll_interval is a finite number of seconds above 0, not {poll_interval}")
+    if not isinstance(blocking, bool):
+        raise TypeError(f"blocking is True or False, and no {type(blocking).__name__}")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
     except BlockingIOError:

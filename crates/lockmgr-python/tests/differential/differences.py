@@ -31,6 +31,8 @@ ASYNC_DECORATOR = "Decorators protect what they decorate"
 KINDS = "What can be a lock file"
 RELATIVE = "A relative path is taken from the directory of its construction"
 CLOSED = "A closed ReadWriteLock raises ValueError"
+ONESELF = "A wait for oneself is found out wherever it comes from"
+ONCE = "A lock is set up once"
 FORKED = "A ReadWriteLock can be made in any forked child"
 
 DIFFERENCES: dict[str, Difference] = {
@@ -61,6 +63,18 @@ DIFFERENCES: dict[str, Difference] = {
     ),
     "lock_files: a directory": Difference("raises IsADirectoryError OSError", "True", KINDS),
     "lock_files: a FIFO": Difference("True", "raises OSError", KINDS),
+    "lock_files: bytes": Difference("raises TypeError", "True", KINDS),
+    "lock_files: a directory by a link to nothing": Difference("True", "raises FileExistsError OSError", KINDS),
+    "lock_files: which is made": Difference("False", "True", KINDS),
+    "lock_files: a directory by a link to itself": Difference(
+        "raises FileExistsError OSError", "raises OSError", KINDS
+    ),
+    "readwrite_settings: the mode of the file": Difference("'0o100600'", "'0o100644'", KINDS),
+    "self_deadlock: by a hard link": Difference(_BUSY, "raises OSError RuntimeError", ONESELF),
+    "properties: __init__ again": Difference("None", "raises RuntimeError", ONCE),
+    "readwrite_settings: __init__ again": Difference("None", "raises RuntimeError", ONCE),
+    "subclasses: BaseFileLock itself": Difference("raises TypeError", "True", HOOKS),
+    "subclasses: BaseAsyncFileLock itself": Difference("raises TypeError", "True", HOOKS),
     "a_directory_that_changes: which file it is": Difference("['two']", "['one']", RELATIVE),
     "readwrite_settings: closed": Difference("raises ", "raises ValueError", CLOSED),
     "readwrite_async: closed": Difference("raises ", "raises ValueError", CLOSED),

@@ -257,7 +257,11 @@ def properties(stage: Stage) -> None:
     ]:
         stage.note(f"{name} = 3", lambda name=name: changed(name, 3))
     lock = stage.fl.FileLock(stage.path)
+    lock.acquire()
+    stage.note("__del__", lambda: [lock.__del__(), lock.is_locked, lock.__del__()])
     stage.note("del timeout", lambda: delattr(lock, "timeout"))
+    again = stage.fl.FileLock(stage.path)
+    stage.note("__init__ again", lambda: again.__init__(stage.path, 3))
     stage.note("an attribute of one's own", lambda: setattr(lock, "mine", 1))
     stage.say("equality", [lock == stage.fl.FileLock(stage.path), lock == lock, isinstance(hash(lock), int)])
     stage.say("weak references", weakref.ref(lock)() is lock)
@@ -286,6 +290,9 @@ def self_deadlock(stage: Stage) -> None:
         stage.note("one attempt", lambda: other.acquire(blocking=False))
         stage.say("nothing has changed", [held.lock_counter, other.lock_counter, other.is_locked])
     stage.note("free", other.acquire)
+    os.link(stage.path, stage.path + ".link")
+    linked = stage.fl.FileLock(stage.path + ".link")
+    stage.note("by a hard link", lambda: linked.acquire(cancel_check=lambda: True))
     other.release()
 
 
@@ -556,6 +563,9 @@ def subclasses(stage: Stage) -> None:
         ],
     )
 
+    for kind in (stage.fl.BaseFileLock, stage.fl.BaseAsyncFileLock):
+        stage.note(f"{kind.__name__} itself", lambda kind=kind: bool(kind(path)))
+
     def hooks() -> bool:
         class Hooked(base):  # type: ignore[misc,valid-type]
             def _acquire(self) -> None:
@@ -720,6 +730,13 @@ def lock_files(stage: Stage) -> None:
     stage.note("a FIFO", lambda: attempt(join(stage.directory, "fifo")))
     stage.note("an empty path", lambda: attempt(""))
     stage.note("a NUL", lambda: attempt("a\0b"))
+    stage.note("bytes", lambda: attempt(os.fsencode(join(stage.directory, "bytes"))))
+    os.symlink(join(stage.directory, "later"), join(stage.directory, "dangling"))
+    stage.note("a directory by a link to nothing", lambda: attempt(join(stage.directory, "dangling", "b.lock")))
+    stage.note("beside what is not there", lambda: attempt(join(stage.directory, "nowhere", "..", "b.lock")))
+    stage.say("which is made", os.path.exists(join(stage.directory, "nowhere")))
+    os.symlink("loop", join(stage.directory, "loop"))
+    stage.note("a directory by a link to itself", lambda: attempt(join(stage.directory, "loop", "b.lock")))
     for mode in (-1, 0o600, 0o666):
         for umask in (0o000, 0o022, 0o077):
             name = join(stage.directory, f"mode{mode}-{umask}")
@@ -814,6 +831,8 @@ def descriptors(stage: Stage) -> None:
     one, two = (open(stage.path, "w") for _ in range(2))  # noqa: SIM115
     stage.note("lock", lambda: lock(one.fileno()))
     stage.note("another one", lambda: lock(two.fileno(), blocking=False))
+    for value in (1, 0, None):
+        stage.note(f"blocking {value}", lambda value=value: lock(one.fileno(), blocking=value))
     stage.note("the same again", lambda: lock(one.fileno(), blocking=False))
     stage.note("excludes a FileLock", lambda: stage.fl.FileLock(stage.path).acquire(0))
     stage.note("unlock", lambda: unlock(one.fileno()))
@@ -912,6 +931,8 @@ def async_busy(stage: Stage) -> None:
             )
             stage.say("asked", len(asked))
             await stage.note_async("what it raises", lock.acquire(cancel_check=lambda: 1 / 0))
+            await stage.note_async("asked once with 0", lock.acquire(0, cancel_check=lambda: 1 / 0))
+            await stage.note_async("not blocking", lock.acquire(blocking=False, cancel_check=lambda: 1 / 0))
             task = asyncio.create_task(lock.acquire())
             await asyncio.sleep(0.1)
             stage.say("waits", task.done())
@@ -1075,6 +1096,15 @@ def readwrite_settings(stage: Stage) -> None:
     stage.note("bytes", lambda: make(os.fsencode(stage.path)))
     os.chdir(stage.directory)
     stage.note("a relative path", lambda: make("b.lock").lock_file)
+    pathlib.Path("file").touch()
+    stage.note("a file in place of the directory", lambda: make("file/a.lock"))
+    for value in (0, "x", None):
+        stage.note(f"blocking {value}", lambda value=value: make(stage.path + "2", blocking=value, is_singleton=False))
+        stage.note(f"acquire, blocking {value}", lambda value=value: make("b.lock").acquire_read(blocking=value))
+    make("b.lock").release(force=True)
+    make("c.lock").acquire_write()
+    stage.say("the mode of the file", oct(os.stat("c.lock").st_mode))
+    stage.note("__init__ again", lambda: make("b.lock").__init__("b.lock"))
     lock = make(stage.path + "3")
     stage.note("close", lock.close)
     stage.note("close again", lock.close)
@@ -1102,7 +1132,11 @@ def readwrite_threads(stage: Stage) -> None:
     stage.say("a second writer", stage.in_thread(lambda: lock.acquire_write(0)))
     stage.say("a reader beside a writer", stage.in_thread(lambda: lock.acquire_read(0)))
     stage.say("another thread releases", stage.in_thread(lambda: lock.release()))
-    lock.release()
+    stage.say("by force", stage.in_thread(lambda: lock.release(force=True)))
+    stage.note("released", lock.release)
+    lock.acquire_read()
+    stage.say("another thread releases a reader", stage.in_thread(lambda: lock.release()))
+    stage.say("a reader, by force", stage.in_thread(lambda: lock.release(force=True)))
     stage.note("free", lambda: stage.fl.ReadWriteLock(stage.path, is_singleton=False).acquire_write(0))
 
 
@@ -1146,6 +1180,15 @@ def readwrite_async(stage: Stage) -> None:
             await stage.note_async("cancelled", task)
         async with lock.read_lock(timeout=1):
             stage.say("read_lock", "entered")
+        async with lock.write_lock():
+            same = stage.fl.AsyncReadWriteLock(stage.path)
+            await stage.note_async("what went through another object", same.release())
+            await stage.note_async("by force", same.release(force=True))
+            await asyncio.create_task(same.close())
+            other_kind = stage.fl.ReadWriteLock(stage.path, is_singleton=False)
+            stage.note("close of another object", lambda: other_kind.acquire_read(0))
+        for name, options in {"timeout": {"timeout": 3}, "blocking": {"blocking": False}}.items():
+            stage.note(f"another {name}", lambda options=options: stage.fl.AsyncReadWriteLock(stage.path, **options))
         await stage.note_async("free", other.acquire_write(0))
         await other.release()
         await stage.note_async("close", other.close())
