@@ -198,6 +198,49 @@ def test_what_nobody_refers_to_is_released(path: Path) -> None:
     ReadWriteLock(path).close()
 
 
+def test_of_what_is_gone_other_objects_keep_nothing(path: Path) -> None:
+    class Ours(ReadWriteLock):
+        pass
+
+    async def main() -> None:
+        for kind in (AsyncReadWriteLock, AsyncReadWriteLock):
+            await kind(path).acquire_write(0)
+
+    staying = [ReadWriteLock(path), AsyncReadWriteLock(path)]
+    Ours(path).acquire_write(0)
+    asyncio.run(main())
+    ReadWriteLock(path, is_singleton=False).acquire_write(0)
+    assert staying
+
+
+def test_an_object_that_is_closed_while_it_waits(path: Path) -> None:
+    lock = AsyncReadWriteLock(path)
+    threads_lock = ReadWriteLock(path, is_singleton=False)
+    came: list[str] = []
+
+    def wait() -> None:
+        with pytest.raises(ValueError, match="closed"):
+            threads_lock.acquire_write()
+        came.append("refused")
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="closed"):
+            await lock.acquire_write()
+        came.append("refused")
+
+    with FileLock(path):
+        threads = [threading.Thread(target=target) for target in (wait, lambda: asyncio.run(main()))]
+        for thread in threads:
+            thread.start()
+        until_blocked(path, 2)
+        threads_lock.close()
+        asyncio.run(lock.close())
+    for thread in threads:
+        thread.join(BOUND)
+    assert came == ["refused", "refused"]
+    FileLock(path).acquire(0)
+
+
 def test_where_there_can_be_no_gate(path: Path) -> None:
     """In a file that may not be written there is none; the lock is one all the same."""
     program = """

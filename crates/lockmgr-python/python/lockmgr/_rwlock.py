@@ -130,11 +130,12 @@ class _Core:
 
     def _beside(self, owner: int) -> _Core | None:
         """Another lock of this lock file that the owner holds."""
-        if len(self.file.cores) > 1:
-            for core in list(self.file.cores):
-                if core is not self and core.levels.is_shared(owner) is not None:
-                    return core
-        return None
+        if len(self.file.cores) < 2:
+            return None
+        with registry.guard:
+            cores = list(self.file.cores)
+        others = (core for core in cores if core is not self and core.levels.is_shared(owner) is not None)
+        return next(others, None)
 
 
 class _Generation:
@@ -268,6 +269,12 @@ class _ReadWriteLock(ReadWriteBase):
         """Who is blocked on the lock, according to the kernel."""
         return self._core.handle.waiters()
 
+    def __del__(self) -> None:
+        # Other objects keep the lock, but nobody could release what was acquired through this one.
+        core = getattr(self, "_core", None)
+        if core is not None and not core.inherited:
+            self._release_all()
+
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             f"cannot pickle or copy a {type(self).__name__}: a lock belongs to its process; "
@@ -357,9 +364,10 @@ class ReadWriteLock(_ReadWriteLock, metaclass=_OneForEach):
         before = self._count(owner)
         try:
             self._core.acquire(self, owner, mode, patience)
+            self._check()
             return AcquireReturnProxy(self)
         except BaseException as error:
-            # A signal's handler may have raised when the lock was acquired already.
+            # Closed meanwhile; or a signal's handler has raised when the lock was acquired already.
             self._lower(owner, before)
             if isinstance(error, Timeout):
                 error._lock_file = self.lock_file
@@ -471,15 +479,17 @@ class AsyncReadWriteLock(_ReadWriteLock):
         self, caller: int, mode: _Mode, timeout: float | None, blocking: bool | None
     ) -> AsyncAcquireReadWriteReturnProxy:
         owner = party(caller)
+        patience = self._patience(timeout, blocking)
+        before = self._count(owner)
         try:
-            await self._core.acquire_async(self, owner, mode, self._patience(timeout, blocking))
-        except Timeout as error:
-            error._lock_file = self.lock_file
-            raise
-        if self._closed:
-            # While it waited.
-            self._release_all()
+            await self._core.acquire_async(self, owner, mode, patience)
+            # It may have been closed meanwhile.
             self._check()
+        except BaseException as error:
+            self._lower(owner, before)
+            if isinstance(error, Timeout):
+                error._lock_file = self.lock_file
+            raise
         return AsyncAcquireReadWriteReturnProxy(self)
 
     def acquire_read(
@@ -530,10 +540,4 @@ class AsyncReadWriteLock(_ReadWriteLock):
         """
         if not self._core.inherited:
             self._closed = True
-            self._release_all()
-
-    def __del__(self) -> None:
-        # Other objects keep the lock, but nobody could release what was acquired through this one.
-        core = getattr(self, "_core", None)
-        if core is not None and not core.inherited:
             self._release_all()
