@@ -41,7 +41,9 @@ def test_help_says_how_one_is_made(name: str) -> None:
     parameters = inspect.signature(kind).parameters
     assert next(iter(parameters)) in ("lock_file", "path_or_name")
     assert parameters["timeout"].default in (-1, None)
-    assert f"{name}({next(iter(parameters))}" in pydoc.render_doc(kind, renderer=pydoc.plaintext)
+    # Where the line is broken is Python's matter.
+    told = "".join(pydoc.render_doc(kind, renderer=pydoc.plaintext).replace("|", " ").split())
+    assert f"{name}({next(iter(parameters))}" in told
 
 
 def test_a_subclass_is_made_in_its_own_way() -> None:
