@@ -8,6 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use lockmgr::inspect::{self, Kind, LockTable, Record};
 use lockmgr::{CancelToken, Error, FileLock, LockMgr, Mechanism, Semaphore};
 use support::probe::{self, probe, start};
 use support::raw::{give_lease_back, ignore, take_write_lease};
@@ -16,7 +17,7 @@ use support::{Worker, eventually, hear, say, serve, skip};
 
 #[test]
 fn worker() {
-    serve(&[("probe", probe::run), ("lease", lease)]);
+    serve(&[("probe", probe::run), ("lease", lease), ("lock and lease", lock_and_lease)]);
 }
 
 /// Takes a write lease and gives it back when told to.
@@ -31,6 +32,19 @@ fn lease(args: &[String]) {
     hear();
     give_lease_back(&file).unwrap();
     say("given back");
+    hear();
+}
+
+/// Locks a file with a record and takes a lease on it, which nothing but our death makes us give up.
+fn lock_and_lease(args: &[String]) {
+    let lock = FileLock::options().record(true).open(&args[0]).unwrap();
+    let description = File::from(lock.acquire().wait_owned().unwrap().into_fd().unwrap());
+    match take_write_lease(&description) {
+        Ok(()) => say("leased"),
+        Err(error) => return say(error),
+    }
+    hear();
+    say("alive");
     hear();
 }
 
@@ -231,4 +245,28 @@ fn a_file_that_is_replaced_meanwhile_is_not_waited_for_any_longer() {
     waiter.expect("held");
     assert!(path.exists(), "made anew");
     assert_eq!(support::kernel_locks(&path).0, 1);
+}
+
+#[test]
+fn a_look_at_the_lock_leaves_the_lease_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.lock");
+    let mut holder = Worker::spawn("lock and lease", &[path.to_str().unwrap()]);
+    match holder.next_line().as_str() {
+        "leased" => {}
+        error => return skip(&format!("needs a filesystem with leases: {error}")),
+    }
+    let table = LockTable::of(&path).unwrap();
+    let kinds: Vec<&Kind> = table.files[0].locks.iter().map(|lock| &lock.kind).collect();
+    assert!(kinds.contains(&&Kind::Flock) && kinds.contains(&&Kind::Lease), "{kinds:?}");
+    // The record is there, but to read it the file would have to be opened.
+    assert_eq!(table.files[0].record(), None);
+    assert_eq!(Record::of_lock(&path), None);
+    assert_eq!(inspect::last_success(&path), None);
+    // One who looked before the lease was taken asks for the record now.
+    let mut before = table.files[0].clone();
+    before.locks.retain(|lock| lock.kind != Kind::Lease);
+    assert_eq!(before.record(), None);
+    holder.tell("are you there?");
+    holder.expect("alive");
 }

@@ -249,6 +249,14 @@ pub(crate) fn others_wait_for_posix(identity: Identity) -> bool {
     reading.lines.iter().any(|line| is_request(line) && line.lock.pid != Some(me))
 }
 
+/// Whether the kernel's table lists a lease on the file: to open it would break that.
+pub(crate) fn is_leased(file: &KeptFile, identity: Identity) -> bool {
+    let inode = inode_of(file, identity);
+    let reading = Reading::of_number(inode.number, Limit(None)).unwrap_or_default();
+    let is_it = |told: &line::Told| told.kind == Kind::Lease && told.inode == inode;
+    reading.lines.iter().any(|line| is_it(&line.lock))
+}
+
 /// Whether the kernel's table shows the locks of all processes: the first pid namespace has this
 /// fixed number.
 fn is_first_pid_namespace() -> bool {

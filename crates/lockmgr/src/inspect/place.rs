@@ -122,6 +122,10 @@ fn is_harmless_to_open(kind: FileType) -> bool {
 /// exclusive `flock` is held for an instant when nobody has one; there is no other way to ask.
 fn add_what_a_try_finds(table: &mut LockTable, inode: Inode, pinned: &KeptFile) {
     let mut known = table.files.iter().flat_map(|file| &file.locks);
+    // To open the file would break the lease.
+    if known.clone().any(|lock| lock.kind == Kind::Lease) {
+        return;
+    }
     let asks_flock = !known.clone().any(|lock| lock.kind == Kind::Flock);
     let is_record = |lock: &Lock| matches!(lock.kind, Kind::Ofd | Kind::Posix) && !lock.is_gate();
     let asks_record = !known.clone().any(is_record);

@@ -18,7 +18,8 @@ impl Record {
     ///
     /// `None` when there is nothing to believe: no file, no record, a torn or foreign one, one whose
     /// writer holds the lock no longer, or no permission to find out. The file is opened only if it is
-    /// a regular one, without waiting for anybody; symbolic links are not followed.
+    /// a regular one that nobody has a lease on, without waiting for anybody; symbolic links are not
+    /// followed.
     ///
     /// A record tells of the last exclusive hold that wrote one. If the very process that wrote it
     /// takes the lock again and writes none, the old record still stands for it.

@@ -18,7 +18,8 @@ use crate::visit::Visit;
 /// millisecond.
 ///
 /// Whether anybody holds the lock, and whether the one who noted it still lives, does not matter.
-/// `None` when nothing was noted, there is no such file, or it may not be read.
+/// `None` when nothing was noted, there is no such file, it may not be read, or is under a lease, which
+/// an open would break.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?; let path = dir.path().join("a.lock");
