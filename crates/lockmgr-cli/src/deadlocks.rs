@@ -15,18 +15,22 @@ pub(crate) fn deadlocks(args: &DeadlocksArgs) -> Result<Status, Failure> {
     if args.json {
         show::write(&in_json(&found, &table.gaps)?)?;
     } else {
-        show::write(&for_people(&found))?;
+        show::write(&for_people(&found, &table.gaps))?;
         if let Some(line) = show::gaps(&table.gaps) {
             say(&line);
         }
     }
-    Ok(if found.is_empty() { exit::OK } else { exit::DEADLOCK })
+    Ok(match found.is_empty() {
+        false => exit::DEADLOCK,
+        true if table.gaps.cut_short => exit::SYSTEM,
+        true => exit::OK,
+    })
 }
 
-fn for_people(found: &[Deadlock]) -> String {
+fn for_people(found: &[Deadlock], gaps: &Gaps) -> String {
     let mut rows = Rows::default();
     if found.is_empty() {
-        rows.text(Style::Plain, "no deadlock");
+        rows.text(Style::Plain, format!("no deadlock{}", show::as_far_as_seen(gaps)));
     }
     for deadlock in found {
         if !rows.is_empty() {

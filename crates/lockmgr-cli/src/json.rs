@@ -15,6 +15,7 @@ use lockmgr::inspect::{
 use serde::Serialize;
 
 use crate::exit::{Failure, SYSTEM};
+use crate::lab::errno;
 use crate::say::is_safe;
 
 /// Grows when something is renamed, removed or means something else; not when something is added.
@@ -136,21 +137,23 @@ struct WaiterJson {
 pub(crate) struct ProcessJson {
     pid: u32,
     ended: bool,
-    /// What follows is not known of a process that has ended.
+    /// What follows is not told of a process that has ended.
     #[serde(flatten)]
     details: Option<DetailsJson>,
 }
 
-#[derive(Clone, Serialize)]
+/// All of it is `null` where /proc hides the process.
+#[derive(Clone, Default, Serialize)]
 struct DetailsJson {
-    start: u64,
+    start: Option<u64>,
     started: Option<String>,
-    parent: u32,
-    uid: u32,
-    user: String,
-    zombie: bool,
-    name: String,
-    command: Vec<String>,
+    parent: Option<u32>,
+    uid: Option<u32>,
+    user: Option<String>,
+    zombie: Option<bool>,
+    ending: Option<bool>,
+    name: Option<String>,
+    command: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     command_bytes: Option<Vec<String>>,
     executable: Option<String>,
@@ -172,6 +175,7 @@ pub(crate) struct GapsJson {
     hidden: bool,
     pieced_together: bool,
     cut_short: bool,
+    errno: Option<String>,
 }
 
 /// What a holder has written into the lock file.
@@ -215,6 +219,7 @@ impl From<&Gaps> for GapsJson {
             hidden: gaps.hidden,
             pieced_together: gaps.pieced_together,
             cut_short: gaps.cut_short,
+            errno: gaps.errno.map(errno::name),
         }
     }
 }
@@ -332,23 +337,32 @@ impl ProcessJson {
         let details = (!process.ended).then(|| DetailsJson::of(process));
         Self { pid: process.pid, ended: process.ended, details }
     }
+
+    /// As it was, and whether it has ended since.
+    pub(crate) fn ended(self, ended: bool) -> Self {
+        Self { ended: self.ended || ended, ..self }
+    }
 }
 
 impl DetailsJson {
     fn of(process: &Process) -> Self {
+        if !process.is_known() {
+            return Self::default();
+        }
         let words: Vec<_> = process.words().collect();
         let is_text = words.iter().all(|word| std::str::from_utf8(word).is_ok());
         let executable = process.executable().map(|path| text(path.as_os_str().as_bytes()));
         let (executable, executable_bytes) = executable.unzip();
         Self {
-            start: process.start,
+            start: Some(process.start),
             started: process.started().and_then(time),
-            parent: process.parent,
-            uid: process.uid,
-            user: process.user(),
-            zombie: process.zombie,
-            name: text(&process.name).0,
-            command: words.iter().map(|word| text(word).0).collect(),
+            parent: Some(process.parent),
+            uid: Some(process.uid),
+            user: Some(process.user()),
+            zombie: Some(process.zombie),
+            ending: Some(process.ending),
+            name: Some(text(&process.name).0),
+            command: Some(words.iter().map(|word| text(word).0).collect()),
             command_bytes: (!is_text).then(|| words.iter().map(|word| base64(word)).collect()),
             executable,
             executable_bytes: executable_bytes.flatten(),

@@ -33,8 +33,7 @@ pub(crate) fn kill(args: &KillArgs) -> Result<Status, Failure> {
         );
         return Err(Failure::new(exit::CANNOT_OPEN, line));
     }
-    let job = Job { args, shown: show::path(&path), path, targets: Vec::new(), spared: Vec::new() };
-    job.done()
+    Job::new(args, path).done()
 }
 
 /// What has come of it.
@@ -58,19 +57,39 @@ struct Job<'a> {
     shown: String,
     targets: Vec<Target>,
     spared: Vec<Spared>,
+    /// Who has the lock, in the last look at it.
+    holders: Vec<Holder>,
+    /// Knows who was signalled, as he was before.
+    teller: Teller,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    fn new(args: &'a KillArgs, path: PathBuf) -> Self {
+        Self {
+            args,
+            shown: show::path(&path),
+            path,
+            targets: Vec::new(),
+            spared: Vec::new(),
+            holders: Vec::new(),
+            teller: Teller::default(),
+        }
+    }
+
+    fn look(&mut self) -> Result<Vec<Lock>, Failure> {
+        let locks = locks_of(&self.path)?;
+        self.holders = locks.iter().flat_map(|lock| &lock.holders).cloned().collect();
+        Ok(locks)
+    }
+
     fn whom(&self) -> Whom {
         Whom { inherited: self.args.inherited, init: self.args.init }
     }
 
     fn done(mut self) -> Result<Status, Failure> {
         let (outcome, line) = self.work()?;
-        let holders: Vec<Holder> =
-            locks_of(&self.path)?.into_iter().flat_map(|lock| lock.holders).collect();
         if self.args.json {
-            show::write(&self.in_json(outcome, &holders)?)?;
+            show::write(&self.in_json(outcome)?)?;
         }
         let status = match outcome {
             Outcome::Free | Outcome::HeldByOthers => {
@@ -86,13 +105,16 @@ impl Job<'_> {
 
     /// Returns what has come of it, and the line that says so.
     fn work(&mut self) -> Result<(Outcome, String), Failure> {
-        let locks = locks_of(&self.path)?;
+        let locks = self.look()?;
         if locks.is_empty() {
             return Ok((Outcome::NotHeld, format!("{}: nobody holds it", self.shown)));
         }
         let (chosen, spared) = choose(&locks, self.whom());
         self.spared = spared;
         for (process, holder) in chosen {
+            if self.args.json {
+                self.teller.process(&process);
+            }
             self.targets.extend(Target::pin(process, holder)?);
         }
         // Children that have merely inherited it mostly end with the holder: no word about them, unless
@@ -116,7 +138,8 @@ impl Job<'_> {
         }
         self.send_to_those_who_hold_it_still()?;
         if self.targets.iter().all(|target| target.sent.is_empty()) {
-            return Ok(self.after(&locks_of(&self.path)?));
+            let locks = self.look()?;
+            return Ok(self.after(&locks));
         }
         self.wait()
     }
@@ -151,12 +174,18 @@ impl Job<'_> {
     }
 
     fn send_to_those_who_hold_it_still(&mut self) -> Result<(), Failure> {
-        let (holders, _) = choose(&locks_of(&self.path)?, self.whom());
+        let (holders, spared) = choose(&self.look()?, self.whom());
         let signal = self.args.signal;
         for mut target in std::mem::take(&mut self.targets) {
             let who = show::process(&target.process);
             if !holders.iter().any(|(process, _)| is_same(process, &target.process)) {
-                self.say(&format!("{who} is not signalled: it has let go of the lock meanwhile"));
+                let why_not =
+                    spared.iter().find(|one| one.holder.pid() == Some(target.process.pid));
+                let reason = why_not.map(|one| one.reason);
+                let told = reason.unwrap_or("it has let go of the lock meanwhile");
+                self.say(&format!("{who} is not signalled: {told}"));
+                let holder = target.holder;
+                self.spared.extend(reason.map(|reason| Spared { holder, reason }));
                 continue;
             }
             match target.send(signal) {
@@ -184,7 +213,7 @@ impl Job<'_> {
         let mut kill_at = self.args.kill_after.and_then(|after| start.checked_add(after));
         let mut look_again = Duration::from_millis(50);
         loop {
-            let locks = locks_of(&self.path)?;
+            let locks = self.look()?;
             for target in &mut self.targets {
                 target.compare(&locks);
             }
@@ -298,13 +327,13 @@ impl Job<'_> {
         }
     }
 
-    fn in_json(&self, outcome: Outcome, holders: &[Holder]) -> Result<String, Failure> {
-        let mut teller = Teller::default();
+    fn in_json(&mut self, outcome: Outcome) -> Result<String, Failure> {
+        let teller = &mut self.teller;
         let signalled = self
             .targets
             .iter()
             .map(|target| SignalledJson {
-                process: teller.process(&target.process),
+                process: teller.process(&target.process).ended(target.ended),
                 standing: target.holder.standing.to_string(),
                 signals: target.sent.iter().map(|&signal| signal_name(signal)).collect(),
                 ended: target.ended,
@@ -316,7 +345,7 @@ impl Job<'_> {
             .iter()
             .map(|one| SparedJson { holder: teller.holder(&one.holder), reason: one.reason })
             .collect();
-        let holders = holders.iter().map(|holder| teller.holder(holder)).collect();
+        let holders = self.holders.iter().map(|holder| teller.holder(holder)).collect();
         let path = PathJson::of(Some(&self.path));
         json::document("kill", Body { path, outcome, signalled, spared, holders })
     }

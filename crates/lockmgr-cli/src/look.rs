@@ -30,8 +30,13 @@ pub(crate) fn look_at(path: &Path, all: bool) -> Result<Option<LockTable>, Failu
 
 /// Whether nobody is seen to have one of the locks, though he should be: for an `ofd` lock that has been
 /// released since, that is a holder who is not visible. Where locks are hidden he may well be just that.
+/// One who is ending is about to be nobody.
 fn is_over(table: &LockTable) -> bool {
-    let nobody = |one: &Holder| matches!(one.standing, Standing::Gone | Standing::NotVisible);
+    let nobody = |one: &Holder| match one.standing {
+        Standing::Gone | Standing::NotVisible => true,
+        Standing::NotPermitted => one.process.as_ref().is_some_and(|process| process.ending),
+        _ => false,
+    };
     let mut locks = table.files.iter().flat_map(|file| &file.locks);
     !table.gaps.hidden && locks.any(|lock| lock.holders.iter().all(nobody))
 }

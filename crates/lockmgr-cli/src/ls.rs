@@ -37,8 +37,9 @@ pub(crate) fn ls(args: &LsArgs) -> Result<Status, Failure> {
             Some(interval) if is_read && !reader_leaves_within(interval) => first = false,
             _ => {
                 // The process ends here. To give thousands of locks back piece by piece helps nobody.
+                let is_whole = !table.gaps.cut_short;
                 std::mem::forget(table);
-                return Ok(exit::OK);
+                return Ok(if is_whole { exit::OK } else { exit::SYSTEM });
             }
         }
     }
@@ -202,10 +203,8 @@ fn for_people(table: &LockTable, args: &LsArgs, screen: &Screen) -> String {
     }
     if rows.is_empty() {
         let asked = args.waiting || args.mine || args.pid.is_some() || args.user.is_some();
-        rows.text(
-            Style::Plain,
-            if asked || !args.paths.is_empty() { "no such locks" } else { "no locks" },
-        );
+        let none = if asked || !args.paths.is_empty() { "no such locks" } else { "no locks" };
+        rows.text(Style::Plain, format!("{none}{}", show::as_far_as_seen(&table.gaps)));
     }
     rows.render(screen)
 }

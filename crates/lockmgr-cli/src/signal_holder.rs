@@ -7,6 +7,7 @@
 //!
 //! Between 3 and 4 it can let go of the lock; that is the kernel's to change, not ours.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lockmgr::inspect::Process;
@@ -30,7 +31,18 @@ impl Pinned {
         };
         // Looked up by number, but after the descriptor was had: as long as that one's process lives,
         // the number is its own.
-        Ok(process.is_still_there().then_some(Self { descriptor }))
+        if process.is_still_there() {
+            return Ok(Some(Self { descriptor }));
+        }
+        // It has ended, unless there is no descriptor left to find out with.
+        match File::open(format!("/proc/{}/stat", process.pid))
+            .map_err(|error| error.raw_os_error())
+        {
+            Err(Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM))) => {
+                Err(Errno::from_raw_os_error(errno))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Sends a signal to exactly this process; says whether it was still there.

@@ -52,7 +52,13 @@ pub(crate) fn who(args: &WhoArgs) -> Result<Status, Failure> {
     if !args.json {
         tell_gaps(&found);
     }
-    Ok(if found.iter().any(Found::is_held) { exit::OK } else { exit::NOT_LOCKED })
+    Ok(if found.iter().any(Found::is_held) {
+        exit::OK
+    } else if found.iter().any(|one| one.gaps.cut_short) {
+        exit::SYSTEM
+    } else {
+        exit::NOT_LOCKED
+    })
 }
 
 fn for_people(found: &[Found]) -> String {

@@ -322,7 +322,7 @@ impl Error {
     pub fn obstacle(&self) -> Option<LockedFile> {
         match self {
             Error::Busy { contention, .. } | Error::TimedOut { contention, .. } => {
-                contention.file(self.path())
+                contention.file(self.path()).0
             }
             _ => None,
         }

@@ -17,7 +17,7 @@ Examples:
   lockmgr who backup                 a lock by its name
   lockmgr who /var/lib/dpkg/lock     a lock file of another program
   lockmgr who -a ./deploy.lock       with everybody who has inherited it
-  lockmgr who --json backup | jq '.locks[].file.locks[].holders[].process.pid'
+  lockmgr who --json backup | jq '.locks[].file.locks[]?.holders[].process.pid'
 
 What is known of a holder:
   holds          it took the lock and has it now
@@ -26,6 +26,7 @@ What is known of a holder:
   gone           it took the lock, and has ended or let go of it since
   not permitted  the kernel names it; this user may not look whether it has the lock still
   not visible    the lock is held, and the kernel does not show by whom
+  not found      the lock is held; by whom was not found, for not everybody was looked at
 
 Exit status:
   0 held (of several LOCKs: at least one); 1 all are free; a lock file that does not exist is
@@ -65,7 +66,7 @@ Examples:
 
 Exit status:
   0, also when there are none; 64 wrong usage; 73 a PATH cannot be looked up; 74 another failure
-  of the system")]
+  of the system, because of which not everybody was looked at")]
 pub(crate) struct LsArgs {
     /// Only locks on this file, or on files below this directory
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
@@ -131,7 +132,8 @@ Examples:
   lockmgr deadlocks --json | jq '.deadlocks[] | select(.certain)'
 
 Exit status:
-  0 none found; 1 at least one, certain or possible; 64 wrong usage; 74 a failure of the system")]
+  0 none found; 1 at least one, certain or possible; 64 wrong usage; 74 a failure of the system,
+  or none found and not everybody looked at")]
 pub(crate) struct DeadlocksArgs {
     /// Print JSON (docs/json.md)
     #[arg(long)]

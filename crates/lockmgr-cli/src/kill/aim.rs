@@ -9,8 +9,9 @@ use lockmgr::inspect::{Holder, Lock, Process, Standing};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::exit::Failure;
+use crate::exit::{Failure, SYSTEM};
 use crate::look::{ancestors, is_a_lock_proper, look_at};
+use crate::show;
 use crate::signal_holder::Pinned;
 
 /// Why those are not signalled who have merely inherited the lock.
@@ -46,6 +47,12 @@ pub(crate) struct Spared {
 /// The locks on the file now, those that count as such. A file that is not there has none.
 pub(crate) fn locks_of(path: &Path) -> Result<Vec<Lock>, Failure> {
     let table = look_at(path, true)?.unwrap_or_default();
+    if table.gaps.cut_short {
+        // Who was not seen has not let go.
+        let (path, why) = (show::path(path), show::why_cut_short(&table.gaps));
+        let line = format!("{path}: cannot find out who holds it: {why}");
+        return Err(Failure::new(SYSTEM, line));
+    }
     let locks = table.files.into_iter().flat_map(|file| file.locks);
     Ok(locks.filter(is_a_lock_proper).collect())
 }
@@ -104,6 +111,9 @@ fn why_not(holder: &Holder, whom: Whom) -> Option<&'static str> {
             "it is one of several that have the lock, and who took it is not known; --inherited \
              signals all of them",
         ),
+        _ if holder.process.as_ref().is_some_and(|process| process.ending) => {
+            Some("it is ending already")
+        }
         _ => Some("this user may not look whether it holds the lock"),
     }
 }
@@ -118,7 +128,7 @@ impl Target {
     pub(crate) fn pin(process: Process, holder: Holder) -> Result<Option<Self>, Failure> {
         let pinned = Pinned::new(&process).map_err(|error| {
             let line = format!("cannot pin process {}: {error}", process.pid);
-            Failure::new(crate::exit::SYSTEM, line)
+            Failure::new(SYSTEM, line)
         })?;
         let Some(pinned) = pinned else { return Ok(None) };
         let (sent, ended, holds) = (Vec::new(), false, true);
@@ -137,9 +147,13 @@ impl Target {
 
     /// Notes whether it is among the holders of these locks.
     pub(crate) fn compare(&mut self, locks: &[Lock]) {
+        // As long as it is pinned and has not ended, its number is no other's.
+        let is_it = |process: &Process| {
+            is_same(process, &self.process)
+                || process.pid == self.process.pid && !process.is_known() && !self.ended
+        };
         self.holds = locks.iter().flat_map(|lock| &lock.holders).any(|holder| {
-            holder.standing != Standing::Gone
-                && holder.process.as_ref().is_some_and(|process| is_same(process, &self.process))
+            holder.standing != Standing::Gone && holder.process.as_ref().is_some_and(is_it)
         });
     }
 }

@@ -12,7 +12,7 @@ use super::screen::Style;
 const COMMAND_WIDTH: usize = 1000;
 
 /// What the words before a pid mean, for those that do not say it themselves.
-const LEGEND: [(Standing, &str); 5] = [
+const LEGEND: [(Standing, &str); 6] = [
     (Standing::Inherited, "inherited: it has the open file, which another process has locked"),
     (
         Standing::Unclear,
@@ -26,6 +26,10 @@ const LEGEND: [(Standing, &str); 5] = [
     (
         Standing::NotVisible,
         "not visible: the lock is held, and the kernel does not show this user by whom",
+    ),
+    (
+        Standing::NotFound,
+        "not found: the lock is held; by whom was not found, for not everybody was looked at",
     ),
 ];
 
@@ -59,7 +63,7 @@ fn add_holder(rows: &mut Rows, lock: &Lock, holder: &Holder, first: bool) {
     };
     let style = match holder.standing {
         Standing::Verified => Style::Plain,
-        Standing::NotPermitted | Standing::NotVisible => Style::Alarm,
+        Standing::NotPermitted | Standing::NotVisible | Standing::NotFound => Style::Alarm,
         _ => Style::Dim,
     };
     let [kind, mode, bytes] = if first {
@@ -102,6 +106,9 @@ fn command(process: Option<&Process>) -> String {
     match process {
         None => "(not known)".into(),
         Some(process) if process.ended => "(ended)".into(),
+        Some(process) if process.ending => {
+            format!("{} (ending)", process.command_line(COMMAND_WIDTH))
+        }
         Some(process) => process.command_line(COMMAND_WIDTH),
     }
 }

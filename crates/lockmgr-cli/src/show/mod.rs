@@ -7,6 +7,7 @@ mod locks;
 mod rows;
 mod screen;
 
+use std::io::Error;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -41,27 +42,44 @@ pub(crate) fn process(process: &Process) -> String {
 /// What a table does not show, in one line; `None` when it shows everything.
 pub(crate) fn gaps(gaps: &Gaps) -> Option<String> {
     let mut parts = Vec::new();
-    match gaps.not_permitted.len() {
-        0 => {}
-        1 => parts.push(
-            "1 process could not be looked at (not permitted); run as root to see all".into(),
-        ),
-        count => parts.push(format!(
-            "{count} processes could not be looked at (not permitted); run as root to see all"
-        )),
-    }
+    let not_seen = match gaps.not_permitted.len() {
+        0 => None,
+        1 => Some("1 process".to_owned()),
+        count => Some(format!("{count} processes")),
+    };
+    // Root may lack the capability, as in a container.
+    let is_root = rustix::process::geteuid().is_root();
+    let advice = if is_root { "" } else { "; run as root to see all" };
+    parts.extend(
+        not_seen.map(|who| format!("{who} could not be looked at (not permitted){advice}")),
+    );
     if gaps.hidden {
         parts.push("locks of processes outside this pid namespace are hidden".to_owned());
     }
     if gaps.pieced_together {
         parts.push(
-            "the table is long: locks that came or went while it was read may be missing".into(),
+            "the table is long: where locks came or went while it was read, others may be missing \
+             or told twice"
+                .into(),
         );
     }
     if gaps.cut_short {
-        parts.push("not everybody was looked at: it took too long".into());
+        parts.push(format!("not everybody was looked at: {}", why_cut_short(gaps)));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// What is to be added when nothing was found.
+pub(crate) fn as_far_as_seen(gaps: &Gaps) -> &'static str {
+    if gaps.cut_short { " seen" } else { "" }
+}
+
+/// Why not everybody was looked at.
+pub(crate) fn why_cut_short(gaps: &Gaps) -> String {
+    gaps.errno.map_or_else(
+        || "it took too long".into(),
+        |errno| Error::from_raw_os_error(errno).to_string(),
+    )
 }
 
 /// `1 waiter`, `2 waiters`

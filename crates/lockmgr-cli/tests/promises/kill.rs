@@ -262,3 +262,28 @@ fn a_link_does_not_choose_who_is_signalled() {
     holder.send(rustix::process::Signal::TERM);
     holder.wait();
 }
+
+#[test]
+fn ones_own_holder_that_is_ending_is_nobody_else() {
+    if !is_root() {
+        return skip("needs root, to be a user who is not");
+    }
+    let scratch = Scratch::new();
+    std::fs::set_permissions(scratch.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
+    // While its memory is given back and its descriptors are closed, only root may look at it.
+    for _ in 0..40 {
+        let mut holder = scratch.lockmgr(&["run", "./l", "sh", "-c", "echo up; exec sleep 1000"]);
+        let mut holder = Running::start(holder.uid(SOMEBODY).gid(SOMEBODY));
+        holder.says("up");
+        let words = ["kill", "-y", "--json", "./l"];
+        let killed = finished(scratch.lockmgr(&words).uid(SOMEBODY).gid(SOMEBODY));
+        killed.exits(0);
+        let told = json(&killed);
+        assert_eq!((&told["outcome"], &told["holders"]), (&"free".into(), &serde_json::json!([])));
+        let process = &told["signalled"][0]["process"];
+        assert_eq!(process["ended"], told["signalled"][0]["ended"], "{told}");
+        assert!(process["executable"].is_string() && process["command"].is_array(), "{told}");
+        holder.wait();
+    }
+}

@@ -31,6 +31,7 @@ mod nested;
 mod output;
 mod replace;
 mod result;
+mod scarcity;
 mod several_locks;
 mod sigkill_of_lockmgr;
 mod signals;

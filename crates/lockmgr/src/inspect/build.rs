@@ -13,7 +13,7 @@ use super::fdinfo::OpenedAs;
 use super::line::{Line, Told};
 use super::process::Process;
 use super::reading::Reading;
-use super::scan::{Opener, Scan};
+use super::scan::{Opener, Scan, is_there};
 use super::table::{Holder, Inode, Kind, Lock, LockedFile, Standing, Waiter};
 use super::threads::Blocked;
 
@@ -176,14 +176,19 @@ impl<'s, 'w> Builder<'s, 'w> {
         heirs: impl Iterator<Item = &'a u32>,
     ) -> (Option<Process>, Standing) {
         let is_hidden = self.scan.not_permitted.contains(&pid);
-        let might_have_it = is_hidden || self.scan.cut_short && !self.scan.has_seen(pid);
+        let was_seen = self.scan.has_seen(pid);
+        let might_have_it = is_hidden || self.scan.cut_short && !was_seen;
         let process = self.scan.process(pid).cloned();
         match process {
             Some(process) if might_have_it && !process.zombie => {
                 (Some(process), Standing::NotPermitted)
             }
-            None if is_hidden => (Some(Process::hidden(pid)), Standing::NotPermitted),
-            None => (None, Standing::Gone),
+            None if !is_there(pid) => (None, Standing::Gone),
+            // /proc hides it, or nothing more could be opened there.
+            None => {
+                let standing = if was_seen { Standing::Gone } else { Standing::NotPermitted };
+                (Some(Process::hidden(pid)), standing)
+            }
             Some(process) => {
                 // Another process may have the number now: one that is younger than an heir.
                 let heirs: Vec<u32> = heirs.copied().collect();
@@ -247,7 +252,7 @@ impl<'s, 'w> Builder<'s, 'w> {
         let pid = told.pid.or(found.as_ref().map(|blocked| blocked.pid));
         Waiter {
             process: pid
-                .map(|pid| self.scan.process(pid).cloned().unwrap_or_else(|| self.unseen(pid))),
+                .map(|pid| self.scan.process(pid).cloned().unwrap_or_else(|| Self::unseen(pid))),
             thread: found.as_ref().map(|blocked| blocked.thread),
             descriptor: found.as_ref().map(|blocked| blocked.descriptor),
             kind: told.kind.clone(),
@@ -259,12 +264,8 @@ impl<'s, 'w> Builder<'s, 'w> {
     }
 
     /// A process that is named as a waiter and not to be seen.
-    fn unseen(&self, pid: u32) -> Process {
-        if self.scan.not_permitted.contains(&pid) {
-            Process::hidden(pid)
-        } else {
-            Process::ended(pid)
-        }
+    fn unseen(pid: u32) -> Process {
+        if is_there(pid) { Process::hidden(pid) } else { Process::ended(pid) }
     }
 
     /// Descriptions with locks that the table has no line for: it hides those of owners outside this
@@ -308,7 +309,14 @@ impl<'s, 'w> Builder<'s, 'w> {
         &mut self,
         read_again: impl FnOnce() -> std::io::Result<Reading>,
     ) -> bool {
-        let is_doubtful = |lock: &Lock| lock.holders.iter().all(|h| h.standing == Standing::Gone);
+        // One that is ending closes its descriptors, and is not shown any more while it does.
+        let is_doubtful = |lock: &Lock| {
+            lock.holders.iter().all(|holder| {
+                holder.standing == Standing::Gone
+                    || holder.standing == Standing::NotPermitted
+                        && holder.process.as_ref().is_some_and(|process| process.ending)
+            })
+        };
         let mut doubts: HashMap<Told, usize> = HashMap::new();
         for (file, told) in self.files.iter().zip(&self.told) {
             for (_, told) in file.locks.iter().zip(told).filter(|(lock, _)| is_doubtful(lock)) {
@@ -324,6 +332,7 @@ impl<'s, 'w> Builder<'s, 'w> {
                 *count += 1;
             }
         }
+        let nobody = if self.scan.cut_short { Standing::NotFound } else { Standing::NotVisible };
         let mut changed = false;
         for (file, told) in self.files.iter_mut().zip(&self.told) {
             // Those of which somebody is known account for their lines first.
@@ -348,8 +357,10 @@ impl<'s, 'w> Builder<'s, 'w> {
                     }
                     _ => {}
                 }
-                let (process, descriptor) = (None, None);
-                lock.holders.push(Holder { process, descriptor, standing: Standing::NotVisible });
+                if lock.holders.iter().all(|holder| holder.standing == Standing::Gone) {
+                    let (process, descriptor) = (None, None);
+                    lock.holders.push(Holder { process, descriptor, standing: nobody });
+                }
                 true
             });
             for waiter in left_behind.into_iter().filter(|waiter| waiter.thread.is_some()) {

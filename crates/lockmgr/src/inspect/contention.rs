@@ -1,6 +1,7 @@
 //! Who was in the way of an acquisition: looked up when somebody asks, and not before.
 
 use std::fmt;
+use std::io;
 use std::mem;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,7 @@ use super::devices::Devices;
 use super::place::status_name;
 use super::reading::Reading;
 use super::scan::Limit;
-use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
+use super::table::{Gaps, Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
 use super::{Effort, is_first_pid_namespace};
 
 /// Who was in the way of an acquisition. Nothing is looked up until somebody asks.
@@ -75,12 +76,13 @@ impl Contention {
     }
 
     fn locks(&self) -> Vec<Lock> {
-        self.file(None).map(|file| file.locks).unwrap_or_default()
+        self.file(None).0.map(|file| file.locks).unwrap_or_default()
     }
 
-    /// The file, which may have this path, with no locks but those that are in the way.
-    pub(crate) fn file(&self, path: Option<&Path>) -> Option<LockedFile> {
-        let (identity, obstacle) = self.obstacle?;
+    /// The file, which may have this path, with no locks but those that are in the way; and what could not
+    /// be seen.
+    pub(crate) fn file(&self, path: Option<&Path>) -> (Option<LockedFile>, Gaps) {
+        let Some((identity, obstacle)) = self.obstacle else { return Default::default() };
         let mut effort = Effort::at_most(LIMIT);
         // Where the kernel's table hides locks, descriptors may show them.
         effort.hidden = !is_first_pid_namespace();
@@ -93,15 +95,17 @@ impl Contention {
                 break;
             }
         }
-        let mut file = table.files.into_iter().next()?;
-        // Who merely stands in the gate waits for the lock itself like we do.
-        let free = !file.locks.iter().any(|lock| obstacle.is_lock(lock));
-        file.locks.retain(|lock| {
-            obstacle.is_lock(lock) || obstacle.is_at_gate(lock) && (free || !lock.is_gate())
-        });
-        file.locks.sort_by_key(|lock| !obstacle.is_lock(lock));
-        file.path = path.map(Path::to_path_buf);
-        Some(file)
+        let mut file = table.files.into_iter().next();
+        if let Some(file) = &mut file {
+            // Who merely stands in the gate waits for the lock itself like we do.
+            let free = !file.locks.iter().any(|lock| obstacle.is_lock(lock));
+            file.locks.retain(|lock| {
+                obstacle.is_lock(lock) || obstacle.is_at_gate(lock) && (free || !lock.is_gate())
+            });
+            file.locks.sort_by_key(|lock| !obstacle.is_lock(lock));
+            file.path = path.map(Path::to_path_buf);
+        }
+        (file, table.gaps)
     }
 
     /// Says in an error's text who is in the way, on the lock file with this path.
@@ -110,7 +114,8 @@ impl Contention {
         // Somebody has it, if only for a moment more.
         let hidden = self.obstacle.is_some() && !is_first_pid_namespace();
         let nobody = if hidden { ", holder not visible" } else { "" };
-        let Some(file) = self.file(path) else { return f.write_str(nobody) };
+        let (file, gaps) = self.file(path);
+        let Some(file) = file else { return f.write_str(nobody) };
         let record = file.record();
         let locks = &file.locks;
         let mut said = "";
@@ -155,7 +160,11 @@ impl Contention {
         }
         match (told, more) {
             (0, _) if locks.is_empty() => f.write_str(nobody),
-            (0, _) => f.write_str(", holder not visible"),
+            (0, _) => match gaps.errno.map(io::Error::from_raw_os_error) {
+                Some(error) => write!(f, ", holder not found: {error}"),
+                None if gaps.cut_short => f.write_str(", holder not found in time"),
+                None => f.write_str(", holder not visible"),
+            },
             (_, 0) => Ok(()),
             (_, more) => write!(f, " and {more} more"),
         }

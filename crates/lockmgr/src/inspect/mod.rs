@@ -62,6 +62,8 @@ pub use table::{Gaps, Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing
 
 pub(crate) use place::inode_of;
 
+use rustix::io::Errno;
+
 use crate::error::Result;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::printable::Printable;
@@ -178,6 +180,7 @@ impl LockTable {
         }
         let mut gaps = Gaps::of(reading);
         gaps.cut_short |= scan.cut_short;
+        gaps.errno = scan.failed.map(Errno::raw_os_error);
         let mut builder = Builder::new(lines, &mut scan);
         builder.add_lines(lines);
         if effort.thorough {
@@ -225,7 +228,7 @@ impl Gaps {
             pieced_together: reading.pieced_together,
             cut_short: reading.cut_short,
             hidden: !is_first_pid_namespace(),
-            not_permitted: Vec::new(),
+            ..Self::default()
         }
     }
 }

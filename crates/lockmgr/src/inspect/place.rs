@@ -1,6 +1,7 @@
 //! Which inode of the kernel's table a path names; and what is on it where the table does not say.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -22,6 +23,8 @@ use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
 
 const LOOK: &str = "look at it";
 
+const READ_TABLE: &str = "read the kernel's lock table";
+
 /// The table of the file that the path names.
 pub(super) fn table_of(path: &Path, effort: Effort) -> Result<LockTable> {
     let shared: Arc<Path> = Arc::from(path);
@@ -36,8 +39,9 @@ pub(super) fn table_of(path: &Path, effort: Effort) -> Result<LockTable> {
     let look = |effort| {
         LockTable::of_inode(inode, Some(as_stat_says), effort).map_err(|source| Error::Io {
             path: Some(Arc::clone(&shared)),
-            operation: LOOK,
-            source,
+            operation: READ_TABLE,
+            // That there is no /proc is not to be taken for that there is no such file.
+            source: io::Error::other(source),
         })
     };
     let mut table = look(Effort { hidden: hides && effort.thorough, ..effort })?;

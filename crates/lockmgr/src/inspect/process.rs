@@ -32,6 +32,8 @@ pub struct Process {
     pub name: Vec<u8>,
     /// It has ended, and its parent has not taken note yet.
     pub zombie: bool,
+    /// It is ending: its memory has gone, and the kernel closes its descriptors, or is about to.
+    pub ending: bool,
     /// It has ended, and nothing but its pid is known. What runs under this number now, if anything
     /// does, is not shown: nothing says that it is the same process.
     pub ended: bool,
@@ -73,6 +75,7 @@ impl Process {
             command,
             name: stat.name.to_vec(),
             zombie: stat.is_over(),
+            ending: stat.is_ending(),
             ended: false,
         })
     }
@@ -92,12 +95,15 @@ impl Process {
             command: Vec::new(),
             name: Vec::new(),
             zombie: false,
+            ending: false,
             ended: false,
         }
     }
 
-    /// Whether anything is known of it but its number.
-    pub(super) fn is_known(&self) -> bool {
+    /// Returns whether anything is known of it but its number. Of one that has ended, or that /proc hides
+    /// (`hidepid`), nothing is, and what the other fields say means nothing.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
         !self.ended && self.start != 0
     }
 
@@ -137,10 +143,11 @@ impl Process {
         if self.is_known() { user_name(self.uid) } else { "?".to_owned() }
     }
 
-    /// How long ago it started, to a hundredth of a second; the time the machine slept counts.
+    /// How long ago it started, to a hundredth of a second; the time the machine slept counts. `None` when
+    /// only the pid is known.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        if self.ended {
+        if !self.is_known() {
             return None;
         }
         let ticks_a_second = rustix::param::clock_ticks_per_second().max(1);
@@ -221,6 +228,7 @@ struct Stat<'a> {
     state: u8,
     parent: u32,
     flags: u64,
+    threads: u64,
     start: u64,
 }
 
@@ -233,14 +241,21 @@ impl<'a> Stat<'a> {
         let mut rest = std::str::from_utf8(text.get(close + 1..)?).ok()?.split_ascii_whitespace();
         let state = *rest.next()?.as_bytes().first()?;
         let parent = rest.next()?.parse().ok()?;
-        // They are fields 9 and 22, and the state is field 3.
+        // They are fields 9, 20 and 22, and the state is field 3.
         let flags = rest.nth(4)?.parse().ok()?;
-        let start = rest.nth(12)?.parse().ok()?;
-        Some(Self { name, state, parent, flags, start })
+        let threads = rest.nth(10)?.parse().ok()?;
+        let start = rest.nth(1)?.parse().ok()?;
+        Some(Self { name, state, parent, flags, threads, start })
     }
 
     fn is_over(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    /// `PF_EXITING`. Of a process with other threads, the first one alone may have ended.
+    fn is_ending(&self) -> bool {
+        const EXITING: u64 = 0x4;
+        !self.is_over() && self.flags & EXITING != 0 && self.threads <= 1
     }
 }
 

@@ -20,7 +20,8 @@ use std::thread;
 use std::time::Instant;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawDir, StatxFlags, openat, statx,
+    AtFlags, CWD, FileType, Mode as Permissions, OFlags, RawDir, StatxFlags, openat, readlinkat,
+    statx,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -58,6 +59,8 @@ pub(super) struct Scan<'a> {
     pub(super) not_permitted: BTreeSet<u32>,
     /// It was not possible to look at everybody to the end.
     pub(super) cut_short: bool,
+    /// Why, unless it was for want of time.
+    pub(super) failed: Option<Errno>,
     begun: HashSet<u32>,
     /// Those of whom everything was seen.
     seen: HashSet<u32>,
@@ -145,6 +148,7 @@ impl<'a> Scan<'a> {
             named_by_holder: HashSet::new(),
             not_permitted: BTreeSet::new(),
             cut_short: false,
+            failed: None,
             begun: HashSet::new(),
             seen: HashSet::new(),
             processes: HashMap::new(),
@@ -157,7 +161,9 @@ impl<'a> Scan<'a> {
     fn others(&mut self) -> Vec<u32> {
         let mut pids = Vec::new();
         let listed = numbers(&self.proc, self.limit, |pid| pids.push(pid));
-        self.cut_short |= listed.is_err();
+        if let Err(errno) = listed {
+            self.stop(errno);
+        }
         pids.retain(|pid| !self.begun.contains(pid));
         pids.reverse();
         pids
@@ -272,6 +278,7 @@ impl<'a> Scan<'a> {
         }
         self.not_permitted.extend(other.not_permitted);
         self.cut_short |= other.cut_short;
+        self.failed = self.failed.or(other.failed);
         self.begun.extend(other.begun);
         self.seen.extend(other.seen);
         self.processes.extend(other.processes);
@@ -300,8 +307,15 @@ impl<'a> Scan<'a> {
             }
             // It has ended, or is ending.
             Err(Errno::NOENT | Errno::SRCH) => {}
-            // The time is over, or there is no descriptor or no memory for this.
-            Err(_) => self.cut_short = true,
+            Err(errno) => self.stop(errno),
+        }
+    }
+
+    /// The time is over, or there is no descriptor or no memory to go on.
+    fn stop(&mut self, errno: Errno) {
+        self.cut_short = true;
+        if errno != Errno::TIME {
+            self.failed.get_or_insert(errno);
         }
     }
 
@@ -348,7 +362,7 @@ impl<'a> Scan<'a> {
         const BETWEEN_LOOKS_AT_THE_CLOCK: usize = 256;
         for some in listed.chunks(BETWEEN_LOOKS_AT_THE_CLOCK) {
             for &number in some {
-                self.look_at_descriptor(pid, number, descriptors);
+                self.look_at_descriptor(pid, number, descriptors)?;
             }
             if self.limit.has_passed() {
                 return Err(Errno::TIME);
@@ -357,12 +371,20 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn look_at_descriptor(&mut self, pid: u32, number: u32, descriptors: &OwnedFd) {
+    fn look_at_descriptor(
+        &mut self,
+        pid: u32,
+        number: u32,
+        descriptors: &OwnedFd,
+    ) -> Result<(), Errno> {
         let mut digits = itoa(number);
         // Asks no file server: one that does not answer would keep us, too.
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         let fields = StatxFlags::TYPE | StatxFlags::INO;
-        let Ok(status) = statx(descriptors, digits.as_str(), flags, fields) else { return };
+        let status = match statx(descriptors, digits.as_str(), flags, fields) {
+            Ok(status) => status,
+            Err(errno) => return gap(errno, || is_refused(descriptors, digits.as_str())),
+        };
         let device = (status.stx_dev_major, status.stx_dev_minor);
         let named = Inode { major: device.0, minor: device.1, number: status.stx_ino };
         let is_plain = self.devices.is_plain(device)
@@ -372,11 +394,11 @@ impl<'a> Scan<'a> {
                 FileType::RegularFile | FileType::Directory
             );
         if is_plain && !self.wanted.has(named) {
-            return;
+            return Ok(());
         }
         digits.prefix_with("../fdinfo/");
-        if read_at(descriptors, digits.as_str(), usize::MAX, &mut self.text).is_err() {
-            return;
+        if let Err(errno) = read_at(descriptors, digits.as_str(), usize::MAX, &mut self.text) {
+            return gap(errno, || true);
         }
         let told = FdInfo::of(&String::from_utf8_lossy(&self.text));
         let inode = match told.locks.first() {
@@ -384,10 +406,11 @@ impl<'a> Scan<'a> {
             None if is_plain => Some(named),
             None => self.place_of(&told, named.number),
         };
-        let Some(inode) = inode.filter(|inode| self.wanted.has(*inode)) else { return };
+        let Some(inode) = inode.filter(|inode| self.wanted.has(*inode)) else { return Ok(()) };
         let on_a_twin = self.wanted.exactly.is_some_and(|exactly| !is_plain && exactly != named);
         self.remember_name(inode, pid, number, descriptors, !told.locks.is_empty());
         self.openers.push(Opener { pid, descriptor: number, inode, locks: told.locks, on_a_twin });
+        Ok(())
     }
 
     /// What the table calls the file of a descriptor without a lock, by the mount that it is on.
@@ -433,8 +456,23 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// What it means that a descriptor cannot be looked at. Mostly it was closed meanwhile, or its filesystem
+/// does not answer, and there are the others; but not if all the others will be refused, too.
+fn gap(errno: Errno, is_refused: impl Fn() -> bool) -> Result<(), Errno> {
+    match errno {
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => Err(errno),
+        Errno::ACCESS | Errno::PERM if is_refused() => Err(errno),
+        _ => Ok(()),
+    }
+}
+
+/// Whether it is the kernel that shows this user no descriptor of the process, and not a filesystem.
+fn is_refused(descriptors: &OwnedFd, number: &str) -> bool {
+    matches!(readlinkat(descriptors, number, Vec::new()), Err(Errno::ACCESS | Errno::PERM))
+}
+
 /// Whether there is such a process, one that is hidden in /proc too.
-fn is_there(pid: u32) -> bool {
+pub(super) fn is_there(pid: u32) -> bool {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
     number.is_some_and(|pid| matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)))
 }

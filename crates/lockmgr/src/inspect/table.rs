@@ -112,6 +112,8 @@ pub struct Gaps {
     /// Not everybody was looked at to the end: the time that was set for it, or this process's
     /// descriptors or memory, ran out.
     pub cut_short: bool,
+    /// The error number of what ran out, unless it was the time (`EMFILE`, `ENFILE`, `ENOMEM`).
+    pub errno: Option<i32>,
 }
 
 /// A file and its locks.
@@ -208,11 +210,14 @@ pub enum Standing {
     /// but may be another one, nothing is shown.
     Gone,
     /// The kernel recorded this process; this user may not look whether it still has the lock (or
-    /// there was no time to).
+    /// there was no time or no descriptor to).
     NotPermitted,
     /// The lock is held, but the kernel hides by whom: by a process outside this pid namespace, on
     /// another machine, or one that this user may not look at.
     NotVisible,
+    /// The lock is held, and by whom was not found, because not everybody was looked at
+    /// ([`Gaps::cut_short`]).
+    NotFound,
 }
 
 impl fmt::Display for Standing {
@@ -224,6 +229,7 @@ impl fmt::Display for Standing {
             Standing::Gone => "gone",
             Standing::NotPermitted => "not permitted",
             Standing::NotVisible => "not visible",
+            Standing::NotFound => "not found",
         })
     }
 }
