@@ -27,11 +27,13 @@ use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::trial::STACK;
 use crate::exit::{self, Status};
 use crate::json::Teller;
-use crate::lab::errno;
 use crate::lab::place::Place;
+use crate::lab::{check_proc, errno};
 use crate::show::{self, Rows, Screen, Style};
+use crate::sys::signals::without_size_signal;
 
 /// The word that makes this program the child.
 const LOOK: &str = "--doctor-look";
@@ -55,7 +57,7 @@ enum Told {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Trouble {
     /// There is no such place.
-    NoPlace { what: String, errno: String },
+    NoPlace { path: String, errno: i32 },
     /// A call has not come back; whether the child could be ended.
     Hangs { what: String, ended: bool },
     /// The child ended without a word.
@@ -88,6 +90,10 @@ pub(super) struct Seen {
 pub(super) struct DirectorySeen {
     pub(super) mode: u32,
     pub(super) owner: u32,
+    /// Why nothing in it can be opened.
+    pub(super) no_search: Option<String>,
+    /// It has been removed, and we are in it.
+    pub(super) removed: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -128,6 +134,7 @@ pub(super) fn look(
     path: &Path,
     deadline: Duration,
 ) -> io::Result<(Subject, Result<Seen, Trouble>)> {
+    check_proc()?;
     let (reader, writer) = io::pipe()?;
     let mut child = Command::new(PROGRAM)
         .arg0("lockmgr")
@@ -138,9 +145,10 @@ pub(super) fn look(
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()?;
-    let (mut subject, found) = hear(reader, Instant::now() + deadline);
+    let heard = hear(reader, Instant::now() + deadline);
     let _may_have_ended = kill_process_group(Pid::from_child(&child), Signal::KILL);
     let ended = ends(&mut child);
+    let (mut subject, found) = heard?;
     let found = match found {
         Err(Trouble::Hangs { what, .. }) => Err(Trouble::Hangs { what, ended }),
         found => found,
@@ -151,17 +159,17 @@ pub(super) fn look(
     Ok((subject, found))
 }
 
-fn hear(reader: PipeReader, end: Instant) -> (Subject, Result<Seen, Trouble>) {
+fn hear(reader: PipeReader, end: Instant) -> io::Result<(Subject, Result<Seen, Trouble>)> {
     let mut subject = Subject { directory: PathBuf::new(), name: None };
     let (sender, lines) = channel();
     // It ends with the pipe; if the filesystem keeps the child, it is left waiting.
-    thread::spawn(move || {
+    thread::Builder::new().stack_size(STACK).spawn(move || {
         for line in BufReader::new(reader).lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
                 break;
             }
         }
-    });
+    })?;
     let mut doing = "begin".to_owned();
     let found = loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -181,7 +189,7 @@ fn hear(reader: PipeReader, end: Instant) -> (Subject, Result<Seen, Trouble>) {
             Err(RecvTimeoutError::Disconnected) => break Err(Trouble::Lost(doing)),
         }
     };
-    (subject, found)
+    Ok((subject, found))
 }
 
 /// Waits for a child that was killed; false when the filesystem keeps it.
@@ -221,15 +229,15 @@ fn say(told: &Told) -> io::Result<()> {
 fn step<T>(what: &str, path: &Path, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Trouble> {
     let what = format!("{what} {}", show::path(path));
     doing(&what)?;
-    call().map_err(|error| no_place(what, error))
+    call().map_err(|error| no_place(path, error))
 }
 
 fn doing(what: &str) -> Result<(), Trouble> {
     say(&Told::Doing(what.to_owned())).map_err(|error| Trouble::Lost(error.to_string()))
 }
 
-fn no_place(what: String, error: Errno) -> Trouble {
-    Trouble::NoPlace { what, errno: errno::name(error.raw_os_error()) }
+fn no_place(path: &Path, error: Errno) -> Trouble {
+    Trouble::NoPlace { path: show::path(path), errno: error.raw_os_error() }
 }
 
 fn see(path: &Path) -> Result<Seen, Trouble> {
@@ -248,7 +256,13 @@ fn see(path: &Path) -> Result<Seen, Trouble> {
             .or_else(|_| openat(CWD, &subject.directory, flags | OFlags::PATH, Mode::empty()))
     })?;
     let stat = step("fstat", &subject.directory, || fstat(&opened))?;
-    let directory = DirectorySeen { mode: stat.st_mode & 0o7777, owner: stat.st_uid };
+    let search = accessat(&opened, c".", Access::EXEC_OK, AtFlags::EACCESS);
+    let directory = DirectorySeen {
+        mode: stat.st_mode & 0o7777,
+        owner: stat.st_uid,
+        no_search: search.err().map(|error| errno::name(error.raw_os_error())),
+        removed: stat.st_nlink == 0,
+    };
     let place = Place::of(opened.as_fd());
     let file = match (&subject.name, found) {
         (Some(name), Some(stat)) => {
@@ -301,7 +315,7 @@ fn subject_of(path: &Path, found: Option<&Stat>) -> Result<Subject, Trouble> {
     };
     match path.file_name() {
         Some(name) => Ok(Subject { directory: parent, name: Some(name.to_owned()) }),
-        None => Err(no_place(format!("stat {}", show::path(path)), Errno::NOENT)),
+        None => Err(no_place(path, Errno::NOENT)),
     }
 }
 
@@ -347,7 +361,7 @@ fn see_scratch(directory: &OwnedFd) -> Result<ScratchSeen, Errno> {
     // A clock that is looked at only when something is written.
     let file = File::from(file);
     let before = SystemTime::now();
-    let written = (&file).write_all(b"x");
+    let written = without_size_signal(|| (&file).write_all(b"x"));
     let after = SystemTime::now();
     let stat = fstat(&file)?;
     let ahead_ms = match written {

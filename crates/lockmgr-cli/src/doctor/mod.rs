@@ -12,6 +12,8 @@ mod mounts;
 mod traps;
 mod trial;
 
+use std::io;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -41,20 +43,20 @@ struct Report<'a> {
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<Status, Failure> {
     let looked = look::look(&args.path, args.deadline);
     let (subject, found) = looked.map_err(|error| {
-        Failure::new(exit::SYSTEM, format!("cannot start a process to look at it: {error}"))
+        Failure::new(exit::SYSTEM, format!("cannot have a process look at it: {error}"))
     })?;
     let report = match found {
         Ok(seen) => Report::of(args, subject, seen),
-        Err(Trouble::NoPlace { what, errno }) => {
-            let path = show::path(&args.path);
-            return Err(Failure::new(
-                exit::CANNOT_OPEN,
-                format!("{path}: {what} fails with {errno}"),
-            ));
+        Err(Trouble::NoPlace { path, errno }) => {
+            let asked = show::path(&args.path);
+            let error = io::Error::from_raw_os_error(errno);
+            let at = if path == asked { "it" } else { &path };
+            let line = format!("{asked}: cannot look at {at}: {error}");
+            return Err(Failure::new(exit::CANNOT_OPEN, line));
         }
         Err(Trouble::Hangs { what, ended }) => Report::of_silence(args, subject, &what, ended),
         Err(Trouble::Lost(doing)) => {
-            let line = format!("the process that looked at it ended at once (to {doing})");
+            let line = format!("the process that looked at it has ended (it was to {doing})");
             return Err(Failure::new(exit::SYSTEM, line));
         }
     };

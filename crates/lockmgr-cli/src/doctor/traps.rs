@@ -12,7 +12,9 @@ const CLOCK_MS: u64 = 2000;
 
 pub(super) fn found(seen: &Seen) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some(file) = &seen.file {
+    if let Some(finding) = of_the_directory(seen) {
+        findings.push(finding);
+    } else if let Some(file) = &seen.file {
         of_the_file(file, seen, &mut findings);
     } else if let Err(errno) = &seen.scratch {
         findings.push(if seen.is_directory {
@@ -58,6 +60,21 @@ pub(super) fn found(seen: &Seen) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Why nothing in it can be a lock file for this user.
+fn of_the_directory(seen: &Seen) -> Option<Finding> {
+    if seen.directory.removed {
+        let text = "the directory has been removed: there is no file in it, and none can be made";
+        return Some(Finding::fatal("no-place", text));
+    }
+    let errno = seen.directory.no_search.as_ref()?;
+    let text = format!(
+        "nothing in the directory can be opened ({errno}): its permissions (mode {:04o}) do not allow this \
+         user to search it",
+        seen.directory.mode
+    );
+    Some(Finding::fatal("no-permission", text))
 }
 
 fn of_the_file(file: &FileSeen, seen: &Seen, findings: &mut Vec<Finding>) {
@@ -130,7 +147,7 @@ mod tests {
     fn seen() -> Seen {
         Seen {
             place: None,
-            directory: DirectorySeen { mode: 0o755, owner: 0 },
+            directory: directory(0o755),
             file: None,
             is_directory: true,
             scratch: Ok(ScratchSeen { owner: 0, ahead_ms: 0 }),
@@ -140,6 +157,10 @@ mod tests {
             locks_told: String::new(),
             locked_files: 0,
         }
+    }
+
+    fn directory(mode: u32) -> DirectorySeen {
+        DirectorySeen { mode, owner: 0, no_search: None, removed: false }
     }
 
     fn regular() -> FileSeen {
@@ -165,7 +186,7 @@ mod tests {
 
     #[test]
     fn each_trap_is_named() {
-        let tmp = || DirectorySeen { mode: 0o1777, owner: 0 };
+        let tmp = || directory(0o1777);
         let foreign = || FileSeen { owner: 1000, ..regular() };
         let of_file = |file| codes(&Seen { file: Some(file), ..seen() });
         assert_eq!(
@@ -175,15 +196,23 @@ mod tests {
         assert_eq!(codes(&Seen { directory: tmp(), file: Some(regular()), ..seen() }), "");
         let off = Seen { directory: tmp(), file: Some(foreign()), protected_regular: 0, ..seen() };
         assert_eq!(codes(&off), "");
-        let group = || DirectorySeen { mode: 0o1775, owner: 0 };
+        let group = || directory(0o1775);
         let one = Seen { directory: group(), file: Some(foreign()), ..seen() };
         assert_eq!(codes(&one), "");
         assert_eq!(codes(&Seen { protected_regular: 2, ..one }), "protected-regular");
 
-        let open = DirectorySeen { mode: 0o777, owner: 0 };
-        assert_eq!(codes(&Seen { directory: open, ..seen() }), "anybody-may-replace");
+        assert_eq!(codes(&Seen { directory: directory(0o777), ..seen() }), "anybody-may-replace");
         let full = Seen { scratch: Err("EROFS".into()), ..seen() };
         assert_eq!((codes(&full), found(&full)[0].level), ("no-new-files".into(), Level::Limit));
+        let closed = DirectorySeen { no_search: Some("EACCES".into()), ..directory(0o700) };
+        let closed = Seen { directory: closed, scratch: Err("EACCES".into()), ..seen() };
+        assert_eq!(
+            (codes(&closed), found(&closed)[0].level),
+            ("no-permission".into(), Level::Fatal)
+        );
+        let removed = DirectorySeen { removed: true, ..directory(0o755) };
+        let removed = Seen { directory: removed, scratch: Err("ENOENT".into()), ..seen() };
+        assert_eq!((codes(&removed), found(&removed)[0].level), ("no-place".into(), Level::Fatal));
         let not_there = Seen { is_directory: false, ..full };
         assert_eq!(found(&not_there)[0].level, Level::Fatal);
         let squashed = Ok(ScratchSeen { owner: 65534, ahead_ms: -90_000 });

@@ -4,7 +4,7 @@
 //! answer that settles the matter: what hangs is not asked again, and what is slow not for ever.
 
 use std::path::Path;
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use lockmgr::Mechanism;
@@ -87,11 +87,11 @@ pub(super) fn all(directory: &Path, deadline: Duration) -> Trial {
     let (tried, space) = thread::scope(|scope| {
         let running = MECHANISMS.map(|mechanism| {
             let ask_it = move |name: &str| ask_one(name, mechanism);
-            scope.spawn(move || try_one(mechanism, end, ask_it))
+            alongside(scope, move || try_one(mechanism, end, ask_it))
         });
-        let space = scope.spawn(|| ask_one("against-posix", Mechanism::Flock));
-        let tried: Vec<_> = running.into_iter().filter_map(|one| one.join().ok()).collect();
-        (tried, space.join().ok().flatten())
+        let space = alongside(scope, || ask_one("against-posix", Mechanism::Flock));
+        let tried: Vec<_> = running.into_iter().filter_map(JoinOrRun::end).collect();
+        (tried, space.end().flatten())
     });
     let worked = |wanted: Mechanism| {
         tried.iter().any(|one| one.mechanism == wanted && one.works == Works::Yes)
@@ -107,6 +107,32 @@ pub(super) fn all(directory: &Path, deadline: Duration) -> Trial {
         _ => None,
     };
     Trial { tried, one_space }
+}
+
+/// Four of the usual size can be all the memory that a limit leaves.
+pub(super) const STACK: usize = 1 << 19;
+
+/// What a thread does; or, where there is none to be had, what is yet to be done.
+enum JoinOrRun<'s, T, F> {
+    Thread(ScopedJoinHandle<'s, T>),
+    NoThread(F),
+}
+
+fn alongside<'s, T: Send + 's, F: FnOnce() -> T + Copy + Send + 's>(
+    scope: &'s Scope<'s, '_>,
+    work: F,
+) -> JoinOrRun<'s, T, F> {
+    let started = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+    started.map_or(JoinOrRun::NoThread(work), JoinOrRun::Thread)
+}
+
+impl<T, F: FnOnce() -> T> JoinOrRun<'_, T, F> {
+    fn end(self) -> Option<T> {
+        match self {
+            JoinOrRun::Thread(thread) => thread.join().ok(),
+            JoinOrRun::NoThread(work) => Some(work()),
+        }
+    }
 }
 
 fn try_one<'a>(

@@ -35,4 +35,4 @@ mod try_it;
 
 pub(crate) use ask::ask;
 pub(crate) use command::lab;
-pub(crate) use part::play;
+pub(crate) use part::{check_proc, play};

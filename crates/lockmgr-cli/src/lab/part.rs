@@ -16,7 +16,7 @@ pub(super) const SWEEP: &str = "--lab-sweep";
 
 /// Fails where `/proc` does not show this process under its number, and so none of the actors: it is missing,
 /// or that of another pid namespace.
-pub(super) fn check_proc() -> io::Result<()> {
+pub(crate) fn check_proc() -> io::Result<()> {
     let shown = fs::read_link("/proc/self").ok();
     if shown.is_some_and(|shown| shown.as_os_str() == process::id().to_string().as_str()) {
         return Ok(());

@@ -2,6 +2,7 @@
 //! no command takes a lock for had that is not.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use lockmgr_testfs::{Kind, Locks, Server, TestFs};
@@ -156,12 +157,45 @@ fn the_doctor_sees_traps_of_paths() {
     ran.exits(0);
     assert_eq!(told["directory"], ".");
     assert!(!scratch.path("new.lock").exists());
-    scratch.run(&["doctor", "no/such.lock"]).exits(73).says(&["no", "ENOENT"]);
-    scratch.run(&["doctor", "a.lock/x"]).exits(73).says(&["ENOTDIR"]);
+    scratch
+        .run(&["doctor", "no/such.lock"])
+        .exits(73)
+        .says(&["no/such.lock: cannot look at no: No such"]);
+    scratch.run(&["doctor", "a.lock/x"]).exits(73).says(&["cannot look at it: Not a dir"]);
     scratch.run(&["doctor"]).exits(64);
     scratch.run(&["doctor", "--deadline", "0", "."]).exits(64);
     let (_, told) = examined(&scratch, Path::new("/proc"), PATIENCE);
     assert!(codes(&told).contains(&"no-place"), "{told}");
+}
+
+#[test]
+fn the_doctor_sees_a_directory_in_which_nothing_can_be_opened() {
+    let scratch = Scratch::new().open_to_all();
+    let removed = "mkdir gone; cd gone; rmdir ../gone; exec \"$LOCKMGR\" doctor --json .";
+    let ran = scratch.sh(removed);
+    assert_eq!(codes(&json(ran.exits(2)))[0], "no-place", "{ran:?}");
+    if !is_root() {
+        return skip("needs root, to be somebody else");
+    }
+    scratch.sh("mkdir closed; chmod 700 closed").exits(0);
+    let mut command = scratch.lockmgr(&["doctor", "--json", "closed"]);
+    let ran = finished(command.uid(54321).gid(54321));
+    assert_eq!(codes(&json(ran.exits(2)))[0], "no-permission", "{ran:?}");
+}
+
+#[test]
+fn the_doctor_needs_little_memory_and_writes_little() {
+    let scratch = Scratch::new();
+    // Enough for the program itself, and for no other thread's stack.
+    for limit in (6..40).map(|count| count * 2000) {
+        let ran = scratch.sh(&format!("ulimit -v {limit}; exec \"$LOCKMGR\" doctor ."));
+        assert!(!ran.err.contains("defect"), "{limit}: {ran:?}");
+        if ran.code == Some(0) {
+            break;
+        }
+    }
+    let ran = scratch.sh("ulimit -f 0; \"$LOCKMGR\" doctor . | cat");
+    assert!(ran.out.contains("locks can be trusted") && ran.err.is_empty(), "{ran:?}");
 }
 
 /// Root squash, and a server's clock.
