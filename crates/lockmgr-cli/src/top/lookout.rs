@@ -17,6 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use crate::exit::Failure;
 use crate::signal_holder::Pinned;
 
 use super::picture::Look;
@@ -105,7 +106,8 @@ impl Drop for Bell {
 fn perform(task: Task) -> io::Result<Report> {
     match task {
         Task::Look => {
-            let table = LockTable::snapshot()?;
+            let table = LockTable::snapshot()
+                .map_err(|error| io::Error::other(Failure::of_table(&error).line))?;
             let at = Instant::now();
             let deadlocks = table.deadlocks();
             Ok(Report::Seen(Look { table, deadlocks, at }))

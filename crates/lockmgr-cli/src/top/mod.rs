@@ -49,8 +49,25 @@ use screen::Screen;
 use state::{Effect, State};
 use view::Theme;
 
-/// Those that end the program.
-const ENDS: [Signal; 4] = [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT];
+/// Those that end the program: all that would, but for those of its own faults.
+const ENDS: [Signal; 16] = [
+    Signal::TERM,
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::ALARM,
+    Signal::PIPE,
+    Signal::ABORT,
+    Signal::XCPU,
+    Signal::XFSZ,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::IO,
+    Signal::POWER,
+    Signal::STKFLT,
+];
 
 /// After this long a lone Esc is the key.
 const ESCAPE_IS_A_KEY: Duration = Duration::from_millis(50);

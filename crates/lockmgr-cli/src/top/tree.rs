@@ -44,7 +44,11 @@ pub(super) fn lines(picture: &Picture, row: &Row) -> Vec<Line> {
             tree.waits_itself(process.pid);
         }
     }
-    if lock.waiters.is_empty() {
+    let elsewhere = waiting_elsewhere(file, lock);
+    if lock.waiters.is_empty() && elsewhere > 0 {
+        let told = "waiting for this one, too; the kernel has them behind another lock of the file";
+        tree.add(Tone::Heading, format!("{elsewhere} {told}"));
+    } else if lock.waiters.is_empty() {
         tree.add(Tone::Heading, "nobody waits".into());
     } else {
         let order = if lock.waiters.iter().any(|waiter| waiter.interchangeable) {
@@ -63,6 +67,13 @@ pub(super) fn lines(picture: &Picture, row: &Row) -> Vec<Line> {
         }
     }
     tree.lines
+}
+
+/// How many requests stand behind other locks of the file, and would not be granted for this one either: each
+/// waits for one lock at a time.
+fn waiting_elsewhere(file: &LockedFile, lock: &Lock) -> usize {
+    let others = file.locks.iter().filter(|other| !std::ptr::eq(*other, lock));
+    others.flat_map(|other| &other.waiters).filter(|waiter| waiter.is_blocked_by(lock)).count()
 }
 
 struct Tree<'p> {

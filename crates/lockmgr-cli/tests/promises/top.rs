@@ -379,7 +379,18 @@ fn signals_end_it_and_the_terminal_is_as_it_was() {
     let scratch = Scratch::new();
     let mut terminal = shell(&scratch);
     let before = modes(&terminal);
-    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+    for signal in [
+        Signal::TERM,
+        Signal::HUP,
+        Signal::INT,
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::PIPE,
+        Signal::ABORT,
+        Signal::XCPU,
+    ] {
         let top = top_in(&mut terminal);
         assert_ne!(modes(&terminal), before);
         kill_process(top, signal).unwrap();

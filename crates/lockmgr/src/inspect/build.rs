@@ -401,12 +401,7 @@ fn mark_those_alike(locks: &mut [Lock]) {
 
 /// Adds a waiter to a lock that keeps it waiting, if there is one.
 fn put_behind_what_is_in_the_way(locks: &mut [Lock], waiter: Waiter) {
-    let in_the_way = |lock: &&mut Lock| {
-        lock.kind.shares_a_space_with(&waiter.kind)
-            && lock.mode.conflicts_with(waiter.mode)
-            && lock.range.overlaps(waiter.range)
-    };
-    if let Some(lock) = locks.iter_mut().find(in_the_way) {
+    if let Some(lock) = locks.iter_mut().find(|lock| waiter.is_blocked_by(lock)) {
         lock.waiters.push(waiter);
     }
 }

@@ -265,6 +265,15 @@ impl Waiter {
         self.process.as_ref().map(|process| process.pid)
     }
 
+    /// Returns whether the lock is in the way of what it asks for. More than one can be; the kernel has the
+    /// request behind one of them.
+    #[must_use]
+    pub fn is_blocked_by(&self, lock: &Lock) -> bool {
+        lock.kind.shares_a_space_with(&self.kind)
+            && lock.mode.conflicts_with(self.mode)
+            && lock.range.overlaps(self.range)
+    }
+
     /// Returns whether it waits for the gate, so for its turn in the queue.
     #[must_use]
     pub fn is_at_gate(&self) -> bool {
