@@ -22,7 +22,7 @@ Examples:
 What is known of a holder:
   holds          it took the lock and has it now
   inherited      it has the open file that another process has locked
-  unclear        it is one of several that have the open file; who locked it is not known
+  unclear        it has the open file; whether it or another process locked it is not known
   gone           it took the lock, and has ended or let go of it since
   not permitted  the kernel names it; this user may not look whether it has the lock still
   not visible    the lock is held, and the kernel does not show by whom

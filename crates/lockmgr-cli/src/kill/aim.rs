@@ -108,8 +108,8 @@ fn why_not(holder: &Holder, whom: Whom) -> Option<&'static str> {
         Standing::Inherited | Standing::Unclear if whom.inherited => None,
         Standing::Inherited => Some(INHERITED),
         Standing::Unclear => Some(
-            "it is one of several that have the lock, and who took it is not known; --inherited \
-             signals all of them",
+            "it has the lock, and whether it or another process took it is not known; --inherited \
+             signals all who have it",
         ),
         _ if holder.process.as_ref().is_some_and(|process| process.ending) => {
             Some("it is ending already")

@@ -16,7 +16,7 @@ const LEGEND: [(Standing, &str); 6] = [
     (Standing::Inherited, "inherited: it has the open file, which another process has locked"),
     (
         Standing::Unclear,
-        "unclear: one of several that have the open file; which of them locked it is not known",
+        "unclear: it has the open file; whether it or another process locked it is not known",
     ),
     (Standing::Gone, "gone: it took the lock, and has ended or let go of it since"),
     (

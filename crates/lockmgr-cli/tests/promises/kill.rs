@@ -287,3 +287,28 @@ fn ones_own_holder_that_is_ending_is_nobody_else() {
         holder.wait();
     }
 }
+
+#[test]
+fn who_may_have_inherited_an_ofd_lock_is_spared_unless_asked() {
+    let scratch = Scratch::new();
+    let words = ["run", "-m", "ofd", "./l", "sh", "-c", "echo $$; exec sleep 1000"];
+    let mut taker = Running::start(&mut scratch.lockmgr(&words));
+    let heir = Stranger(taker.says_pid());
+    assert!(scratch.run(&["who", "./l"]).exits(0).out.contains("  holds  "));
+    // The record that it leaves behind is of nobody who is there.
+    taker.send(rustix::process::Signal::KILL);
+    wait_until("the taker ends", || is_gone(taker.pid()));
+    let shown = scratch.run(&["who", "./l"]);
+    assert!(shown.exits(0).out.contains("  unclear  "), "{shown:?}");
+    let spared = scratch.run(&["kill", "-y", "./l"]);
+    spared.exits(77);
+    assert!(!is_gone(heir.0) && spared.err.contains("took it is not known"), "{spared:?}");
+    scratch.run(&["kill", "-y", "--inherited", "./l"]).exits(0);
+    // One that became the command itself has left word that it took the lock.
+    let words = ["run", "--no-fork", "-m", "ofd", "./l", "sh", "-c", "echo up; exec sleep 1000"];
+    let mut taker = Running::start(&mut scratch.lockmgr(&words));
+    taker.says("up");
+    assert!(scratch.run(&["who", "./l"]).exits(0).out.contains("  holds  "));
+    scratch.run(&["kill", "-y", "./l"]).exits(0);
+    taker.wait();
+}

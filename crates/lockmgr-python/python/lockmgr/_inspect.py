@@ -31,7 +31,8 @@ _say(
     user="The user it runs as.",
     mode='"shared" or "exclusive".',
     mechanism='"flock", "ofd" or "posix"; "lease" where one keeps the lock file from being opened.',
-    standing='How this is known: "verified", "inherited", "unclear", "gone", "not permitted", "not visible".',
+    standing='How this is known: "verified", "inherited", "unclear", "gone", "not permitted", "not visible", '
+    '"not found".',
     since="When it was acquired, in seconds since 1970, if the holder has recorded that.",
     note="The holder's own words, if it has left a note.",
 )

@@ -123,13 +123,20 @@ impl<'s, 'w> Builder<'s, 'w> {
             return;
         }
         let holders = self.holders(told, sharers);
+        let taker = holders.first().and_then(Holder::pid);
+        let came_by_exec = told.kind == Kind::Ofd
+            && !sharers
+                .iter()
+                .map(|sharer| &self.scan.openers[*sharer])
+                .any(|opener| Some(opener.pid) == taker && opener.close_on_exec);
         let Told { ref kind, mode, range, inode, .. } = *told;
         let index = *self.place.entry(inode).or_insert_with(|| {
             self.files.push(LockedFile { inode, path: None, deleted: false, locks: Vec::new() });
             self.told.push(Vec::new());
             self.files.len() - 1
         });
-        self.files[index].locks.push(Lock { kind: kind.clone(), mode, range, holders, waiters });
+        let kind = kind.clone();
+        self.files[index].locks.push(Lock { kind, mode, range, holders, waiters, came_by_exec });
         self.told[index].push(told.clone());
     }
 

@@ -13,6 +13,8 @@ use super::line::{Told, held_line};
 
 /// What one descriptor's fdinfo says.
 pub(super) struct FdInfo {
+    /// The descriptor is closed when its process executes a program.
+    pub(super) close_on_exec: bool,
     pub(super) mount: Option<u64>,
     /// Not there before Linux 5.14.
     pub(super) inode: Option<u64>,
@@ -22,12 +24,16 @@ pub(super) struct FdInfo {
 
 impl FdInfo {
     pub(super) fn of(text: &str) -> Self {
-        let mut told = Self { mount: None, inode: None, locks: Vec::new() };
+        const O_CLOEXEC: u32 = libc::O_CLOEXEC.cast_unsigned();
+        let mut told = Self { close_on_exec: false, mount: None, inode: None, locks: Vec::new() };
         for line in text.lines() {
             if let Some(lock) = held_line(line) {
                 told.locks.push(lock);
             } else if let Some(number) = line.strip_prefix("ino:") {
                 told.inode = number.trim().parse().ok();
+            } else if let Some(flags) = line.strip_prefix("flags:") {
+                let flags = u32::from_str_radix(flags.trim(), 8).unwrap_or(0);
+                told.close_on_exec = flags & O_CLOEXEC != 0;
             } else if let Some(number) = line.strip_prefix("mnt_id:") {
                 told.mount = number.trim().parse().ok();
             }
@@ -78,6 +84,7 @@ mod tests {
              lock:\t1: FLOCK  ADVISORY  WRITE 42 fe:00:99 0 EOF\nlock:\tnonsense\nfuture: 1\n",
         );
         assert_eq!((told.mount, told.inode, told.locks.len()), (Some(27), Some(99), 1));
+        assert!(told.close_on_exec && !FdInfo::of("flags:\t0100002\n").close_on_exec);
         assert!(FdInfo::of("").locks.is_empty());
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -13,12 +14,14 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::mode::{Mode, Range};
 use crate::posix;
+use crate::record::Record;
 use crate::sys::file::{self, Access, Create, Identity, KeptFile};
 use crate::sys::lock::{self, Patience};
 
 use super::Effort;
 use super::devices::Devices;
 use super::fdinfo::FdInfo;
+use super::process::Process;
 use super::table::{Holder, Inode, Kind, Lock, LockTable, LockedFile, Standing};
 
 const LOOK: &str = "look at it";
@@ -57,8 +60,48 @@ pub(super) fn table_of(path: &Path, effort: Effort) -> Result<LockTable> {
     for found in &mut table.files {
         found.path = Some(path.to_path_buf());
         found.deleted = false;
+        ask_the_record(found);
     }
     Ok(table)
+}
+
+/// Settles by the record in the lock file who of those who have the open file took the lock.
+fn ask_the_record(file: &mut LockedFile) {
+    let is_open = |lock: &Lock| {
+        lock.came_by_exec
+            && lock.mode == Mode::Exclusive
+            && !lock.is_gate()
+            && !lock.holders.is_empty()
+    };
+    if !file.locks.iter().any(is_open) {
+        return;
+    }
+    let holder = file.record();
+    let dead = if holder.is_none() { file.record_of_the_dead() } else { None };
+    for lock in file.locks.iter_mut().filter(|lock| is_open(lock)) {
+        let is_writer = |one: &Holder| {
+            let start = one.process.as_ref().map(|process| process.start);
+            holder.as_ref().is_some_and(|record| Some(record.start) == start)
+        };
+        if let Some(place) = lock.holders.iter().position(is_writer) {
+            for one in &mut lock.holders {
+                one.standing = Standing::Inherited;
+            }
+            lock.holders[place].standing = Standing::Verified;
+            lock.holders[..=place].rotate_right(1);
+        } else if dead.as_ref().is_some_and(|record| is_younger(&lock.holders[0], record)) {
+            for one in &mut lock.holders {
+                one.standing = Standing::Unclear;
+            }
+        }
+    }
+}
+
+/// Whether the holder was started after that hold began, as far as clocks can tell.
+fn is_younger(holder: &Holder, than: &Record) -> bool {
+    const INACCURACY: Duration = Duration::from_secs(1);
+    let started = holder.process.as_ref().and_then(Process::started);
+    started.is_some_and(|started| started + INACCURACY >= than.since)
 }
 
 impl Inode {
@@ -161,7 +204,7 @@ fn tried(pinned: &KeptFile, asks_flock: bool, asks_record: bool) -> Vec<Lock> {
     let mut add = |kind, mode, range| {
         let process = None;
         let holders = vec![Holder { process, descriptor: None, standing: Standing::NotVisible }];
-        hidden.push(Lock { kind, mode, range, holders, waiters: Vec::new() });
+        hidden.push(Lock { kind, mode, range, holders, waiters: Vec::new(), came_by_exec: false });
     };
     let is_in_the_way = |mode| match lock::flock(&opened, mode, Patience::Try) {
         Ok(()) => {

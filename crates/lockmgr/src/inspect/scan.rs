@@ -39,6 +39,8 @@ pub(super) struct Opener {
     pub(super) pid: u32,
     pub(super) descriptor: u32,
     pub(super) inode: Inode,
+    /// It has not come from the program that its process executed before.
+    pub(super) close_on_exec: bool,
     /// The locks of its open file description (and, for `posix`, of the process through it).
     pub(super) locks: Vec<Told>,
     /// It is on another file, which the kernel's table names alike: a file in another subvolume.
@@ -409,7 +411,9 @@ impl<'a> Scan<'a> {
         let Some(inode) = inode.filter(|inode| self.wanted.has(*inode)) else { return Ok(()) };
         let on_a_twin = self.wanted.exactly.is_some_and(|exactly| !is_plain && exactly != named);
         self.remember_name(inode, pid, number, descriptors, !told.locks.is_empty());
-        self.openers.push(Opener { pid, descriptor: number, inode, locks: told.locks, on_a_twin });
+        let FdInfo { close_on_exec, locks, .. } = told;
+        let descriptor = number;
+        self.openers.push(Opener { pid, descriptor, inode, close_on_exec, locks, on_a_twin });
         Ok(())
     }
 

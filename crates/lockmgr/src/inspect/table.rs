@@ -156,6 +156,8 @@ pub struct Lock {
     pub holders: Vec<Holder>,
     /// Who is blocked because of it, in the order of the kernel's queue.
     pub waiters: Vec<Waiter>,
+    /// It is an `ofd` lock, and its first holder may have it from a program that it executed before.
+    pub(super) came_by_exec: bool,
 }
 
 impl Lock {
@@ -198,12 +200,15 @@ impl Holder {
 pub enum Standing {
     /// The process took the lock and has the open file description now. Who took an `ofd` lock, the
     /// kernel does not record: then it is the only process that has the description, or the one from
-    /// which all the others descend.
+    /// which all the others descend. That it may have the lock from one that has ended is known only
+    /// where the lock file tells (see [`Unclear`](Self::Unclear)).
     Verified,
     /// The process has the open file description, which another process locked.
     Inherited,
-    /// The process is one of several that have the open file description; which of them took the
-    /// lock, the kernel does not tell.
+    /// The process has the open file description of an `ofd` lock; whether it took the lock, or another
+    /// process that has the description or had it, the kernel does not tell. It is one of several, or
+    /// (in a table of one file) the record in the lock file is of a process that has ended, and whose
+    /// command it may be: it is younger than that hold, and its descriptor survives an `exec`.
     Unclear,
     /// The kernel recorded this process when the lock was taken, but the process has ended or let go
     /// of the description since, and the lock lives on in others. Of a process that has the number now

@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use super::here::{boot_id, is_called};
+use super::here::{Here, boot_id, is_called};
 use super::{Record, START_LEN, line};
-use crate::inspect::{Kind, LockTable, LockedFile, inode_of};
+use crate::inspect::{Kind, LockTable, LockedFile, Process, inode_of};
 use crate::mode::Mode;
 use crate::sys::file;
 use crate::visit::Visit;
@@ -58,18 +58,33 @@ impl LockedFile {
     /// it was this very process: the record that [`Record::of_lock`] tells of.
     #[must_use]
     pub fn record(&self) -> Option<Record> {
-        let visit = Visit::to_read(self.path.as_deref()?)?;
-        // The path is somebody's: in another view of the filesystem it may name another file.
-        if inode_of(visit.file(), visit.identity()) != self.inode {
-            return None;
-        }
-        let content = read(&visit)?;
+        let content = self.content()?;
         self.locks
             .iter()
             .filter(|lock| lock.mode == Mode::Exclusive && lock.kind != Kind::Lease)
             .flat_map(|lock| &lock.holders)
             .filter_map(|holder| holder.process.as_ref())
             .find_map(|process| of_holder(&content, process.pid, process.start))
+    }
+
+    /// What a process of this boot and pid namespace has left behind in the lock file that is not there any
+    /// more. It is the word of whoever may write the file.
+    pub(crate) fn record_of_the_dead(&self) -> Option<Record> {
+        let record = line::parsed(&self.content()?)?;
+        let here = Here::get()?;
+        let is_of_here = (&record.boot, record.pidns) == (&here.boot, here.pidns);
+        let is_the_writer = |process: &Process| process.start == record.start && !process.zombie;
+        let writer = Process::look(record.pid).filter(is_the_writer);
+        (is_of_here && writer.is_none()).then_some(record)
+    }
+
+    fn content(&self) -> Option<Vec<u8>> {
+        let visit = Visit::to_read(self.path.as_deref()?)?;
+        // The path is somebody's: in another view of the filesystem it may name another file.
+        if inode_of(visit.file(), visit.identity()) != self.inode {
+            return None;
+        }
+        read(&visit)
     }
 }
 
