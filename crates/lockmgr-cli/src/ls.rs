@@ -1,7 +1,10 @@
 //! `lockmgr ls`: every lock on the machine.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -149,14 +152,27 @@ fn keep(table: &mut LockTable, path: &Path, kept: &mut Vec<bool>) -> Result<(), 
             return if found { Ok(()) } else { Err(Failure::of_look(&error)) };
         }
     };
-    let directory = std::fs::canonicalize(path).ok().filter(|path| path.is_dir());
+    let mut directory = Directory::at(path);
     let mut found = false;
-    for (file, kept) in table.files.iter().zip(kept.iter_mut()) {
-        let below = |known: &PathBuf| {
-            directory.as_ref().is_some_and(|directory| known.starts_with(directory))
-        };
-        found |= file.inode == inode;
-        *kept |= file.inode == inode || file.path.as_ref().is_some_and(below);
+    let mut nameless = Vec::new();
+    for (file, kept) in table.files.iter_mut().zip(kept.iter_mut()) {
+        if file.inode == inode {
+            found = true;
+            *kept = true;
+            // It was named by whoever asks.
+            file.path
+                .get_or_insert_with(|| std::path::absolute(path).unwrap_or_else(|_| path.into()));
+        }
+        match (&mut directory, &file.path) {
+            (Some(directory), Some(path)) => *kept |= directory.has(path),
+            (Some(_), None) if is_beside(file.inode, inode) => nameless.push((file, kept)),
+            _ => {}
+        }
+    }
+    if let Some(directory) = &directory
+        && !nameless.is_empty()
+    {
+        directory.name(&mut nameless);
     }
     if !found && table.gaps.hidden {
         // One file can be tried; see `LockTable::of`.
@@ -165,6 +181,93 @@ fn keep(table: &mut LockTable, path: &Path, kept: &mut Vec<bool>) -> Result<(), 
         table.files.extend(tried.files);
     }
     Ok(())
+}
+
+/// A directory, and what is known of others: whether they lie below it.
+struct Directory {
+    path: PathBuf,
+    /// Device and inode, by which it is known by whatever path.
+    itself: (u64, u64),
+    others: HashMap<PathBuf, bool>,
+}
+
+impl Directory {
+    fn at(path: &Path) -> Option<Self> {
+        let path = std::fs::canonicalize(path).ok()?;
+        let found = std::fs::metadata(&path).ok().filter(Metadata::is_dir)?;
+        Some(Self { path, itself: (found.dev(), found.ino()), others: HashMap::new() })
+    }
+
+    /// Whether the path leads through it, perhaps by another name: where it is mounted a second time, it is
+    /// the same directory.
+    fn has(&mut self, path: &Path) -> bool {
+        path.starts_with(&self.path)
+            || path.parent().is_some_and(|parent| self.has_directory(parent))
+    }
+
+    fn has_directory(&mut self, path: &Path) -> bool {
+        if let Some(&known) = self.others.get(path) {
+            return known;
+        }
+        let found = std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+        let is_it = found.is_ok_and(|found| found == self.itself)
+            || path.parent().is_some_and(|parent| self.has_directory(parent));
+        self.others.insert(path.to_path_buf(), is_it);
+        is_it
+    }
+
+    /// Finds the paths of files of whose holders none may be looked at, by reading the directories. What is
+    /// not found stays without a path, and is kept if it may yet be there: not everything could be read.
+    fn name(&self, files: &mut [(&mut LockedFile, &mut bool)]) {
+        /// More entries are not read.
+        const MOST: usize = 200_000;
+        let mut left = MOST;
+        let mut is_whole = true;
+        let mut open = vec![self.path.clone()];
+        while let Some(directory) = open.pop() {
+            let Ok(entries) = std::fs::read_dir(&directory) else {
+                is_whole = false;
+                continue;
+            };
+            for entry in entries {
+                let (Ok(entry), Some(rest)) = (entry, left.checked_sub(1)) else {
+                    is_whole = false;
+                    break;
+                };
+                left = rest;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    // What is mounted there is searched only if it is asked for.
+                    let device = entry.metadata().map(|found| found.dev());
+                    if device.is_ok_and(|device| device == self.itself.0) {
+                        open.push(entry.path());
+                    } else {
+                        is_whole = false;
+                    }
+                }
+                let of_that_number =
+                    |file: &LockedFile| file.path.is_none() && file.inode.number == entry.ino();
+                for (file, kept) in files.iter_mut().filter(|(file, _)| of_that_number(file)) {
+                    if names(&entry.path(), file.inode) {
+                        file.path = Some(entry.path());
+                        **kept = true;
+                    }
+                }
+            }
+        }
+        for (_, kept) in files.iter_mut().filter(|(file, _)| file.path.is_none()) {
+            **kept |= !is_whole;
+        }
+    }
+}
+
+/// Whether both are on one filesystem.
+fn is_beside(one: Inode, other: Inode) -> bool {
+    (one.major, one.minor) == (other.major, other.minor)
+}
+
+/// Whether the path is that of the inode, and not of a link to it.
+fn names(path: &Path, inode: Inode) -> bool {
+    !path.is_symlink() && Inode::of(path).is_ok_and(|found| found == inode)
 }
 
 fn sort(files: &mut [LockedFile], key: SortKey) {

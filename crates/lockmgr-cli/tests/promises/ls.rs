@@ -285,3 +285,41 @@ fn no_color_is_honoured() {
     let mut terminal = crate::terminal::Terminal::start(&mut command);
     terminal.shows(&format!("begin\r\n{plain}"));
 }
+
+#[test]
+fn what_others_hold_below_a_directory_is_found_there() {
+    if !is_root() {
+        return skip("needs root, to be somebody else");
+    }
+    let scratch = Scratch::new().open_to_all();
+    scratch.sh("mkdir -p d/e other; chmod -R 755 d other").exits(0);
+    let _holder = scratch.holder(&["--mode", "0644"], "./d/e/l");
+    let _elsewhere = scratch.holder(&["--mode", "0644"], "./other/l");
+    let listed = |words: &[&str]| finished(scratch.lockmgr(words).uid(SOMEBODY).gid(SOMEBODY));
+    let path = fs::canonicalize(scratch.path("d/e/l")).unwrap();
+    let path = path.to_str().unwrap();
+    for asked in ["d", "./d/e/l", "."] {
+        let shown = listed(&["ls", asked]);
+        assert!(shown.exits(0).out.contains(&format!("{path}\n")), "{asked}: {shown:?}");
+        assert_eq!(shown.out.contains("other/l"), asked == ".", "{asked}: {shown:?}");
+    }
+    // It may be where nothing can be read: it is not dropped.
+    scratch.sh("chmod 700 d/e").exits(0);
+    let shown = listed(&["ls", "d"]);
+    assert!(shown.exits(0).out.contains("(path not known)"), "{shown:?}");
+}
+
+#[test]
+fn a_directory_that_is_mounted_twice_has_the_same_locks() {
+    let scratch = Scratch::new();
+    scratch.sh("mkdir d twice; : > d/l").exits(0);
+    let _holder = scratch.holder(&[], "./d/l");
+    let unshared = ["unshare", "--mount", "sh", "-c"];
+    let mount = "mount --bind d twice";
+    if finished(&mut scratch.command(&[&unshared[..], &[mount]].concat())).code != Some(0) {
+        return skip("needs unshare(1) and the right to mount");
+    }
+    let script = format!("{mount} && exec \"$LOCKMGR\" ls twice");
+    let shown = finished(&mut scratch.command(&[&unshared[..], &[&script]].concat()));
+    assert!(shown.exits(0).out.contains("/d/l\n  holds"), "{shown:?}");
+}
