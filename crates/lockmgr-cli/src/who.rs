@@ -76,7 +76,7 @@ fn for_people(found: &[Found]) -> String {
             None if one.exists => rows.text(Style::Plain, format!("{path}: free")),
             None => rows.text(Style::Plain, format!("{path}: free (there is no such file)")),
             Some(file) => {
-                let waiters = file.locks.iter().map(|lock| lock.waiters.len()).sum::<usize>();
+                let waiters = file.waiting();
                 let state = match (one.is_held(), waiters) {
                     (false, _) => "free, but",
                     (true, 0) => "held",

@@ -51,7 +51,7 @@ pub(crate) struct WhoArgs {
 /// List every lock on the machine, with who holds it and who waits for it
 ///
 /// A file's locks stand below its path, and waiters below what they wait for. `gate` is what
-/// lockmgr's own waiters queue at when they take turns. Without root, locks of other users are shown,
+/// lockmgr's own waiters queue at when they take turns: whoever has it is the next. Without root, locks of other users are shown,
 /// but not everything about who has them.
 #[derive(Args)]
 #[command(after_help = "\

@@ -43,7 +43,7 @@ pub(crate) fn add_file(
     rows.text(Style::Heading, heading);
     for lock in &file.locks {
         for (index, holder) in lock.holders.iter().enumerate() {
-            add_holder(rows, lock, holder, index == 0);
+            add_holder(rows, lock, holder, index == 0, file.is_had_by_front(lock));
             met.extend(
                 LEGEND.iter().filter(|(known, _)| *known == holder.standing).map(|(_, text)| *text),
             );
@@ -55,13 +55,16 @@ pub(crate) fn add_file(
     met
 }
 
-/// The lock itself is described beside its first holder.
-fn add_holder(rows: &mut Rows, lock: &Lock, holder: &Holder, first: bool) {
+/// The lock itself is described beside its first holder. Who is at the front of a queue has the gate, and
+/// waits.
+fn add_holder(rows: &mut Rows, lock: &Lock, holder: &Holder, first: bool, is_front: bool) {
     let state = match holder.standing {
+        Standing::Verified if is_front => "waits".to_owned(),
         Standing::Verified => "holds".to_owned(),
         other => other.to_string(),
     };
     let style = match holder.standing {
+        Standing::Verified if is_front => Style::Waits,
         Standing::Verified => Style::Plain,
         Standing::NotPermitted | Standing::NotVisible | Standing::NotFound => Style::Alarm,
         _ => Style::Dim,

@@ -116,3 +116,21 @@ fn what_does_not_go_with_slots_is_refused() {
     }
     assert!(!scratch.path("ran").exists() && !scratch.path("s").exists());
 }
+
+#[test]
+fn the_front_waiter_is_counted_and_waits() {
+    let scratch = Scratch::new();
+    let _holder = scratch.holder(&["--slots", "1"], "./s");
+    let mut front = Running::start(&mut scratch.lockmgr(&["run", "--slots", "1", "./s", "true"]));
+    let who = || scratch.run(&["who", "./s"]).exits(0).out.clone();
+    wait_until("it has the gate", || who().contains("gate"));
+    assert!(who().starts_with("./s: held, 1 waiter\n"), "{}", who());
+    let _second = scratch.waiter(&["--slots", "1"], "./s", 1);
+    let shown = who();
+    assert!(shown.starts_with("./s: held, 2 waiters\n"), "{shown}");
+    let gate = shown.lines().find(|line| line.contains("gate")).unwrap();
+    let number = format!(" {} ", front.pid().as_raw_nonzero());
+    assert!(gate.trim_start().starts_with("waits") && gate.contains(&number), "{shown}");
+    front.send(Signal::TERM);
+    front.wait();
+}

@@ -138,6 +138,25 @@ impl LockedFile {
     pub fn is_contended(&self) -> bool {
         self.locks.iter().any(|lock| !lock.waiters.is_empty())
     }
+
+    /// How many wait: the requests that the kernel has, and the front waiter of a semaphore's queue, which has
+    /// the gate and sleeps outside of the kernel's lock calls.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let asleep = self.locks.iter().map(|lock| lock.waiters.len()).sum::<usize>();
+        asleep + self.locks.iter().filter(|lock| self.is_had_by_front(lock)).count()
+    }
+
+    /// Returns whether this is a gate whose holder waits for its turn, and is not among the waiters of
+    /// another lock of the file.
+    #[must_use]
+    pub fn is_had_by_front(&self, lock: &Lock) -> bool {
+        let has_gate = lock.holders.first().and_then(Holder::pid);
+        let mut asleep = self.locks.iter().flat_map(|lock| &lock.waiters).map(Waiter::pid);
+        lock.is_gate()
+            && self.locks.iter().any(|lock| lock.kind == Kind::Ofd && !lock.is_gate())
+            && !asleep.any(|pid| pid.is_some() && pid == has_gate)
+    }
 }
 
 /// A lock that is held.
