@@ -164,7 +164,11 @@ fn keep(table: &mut LockTable, path: &Path, kept: &mut Vec<bool>) -> Result<(), 
                 .get_or_insert_with(|| std::path::absolute(path).unwrap_or_else(|_| path.into()));
         }
         match (&mut directory, &file.path) {
-            (Some(directory), Some(path)) => *kept |= directory.has(path),
+            (Some(directory), Some(path)) => {
+                // Another filesystem is not asked: it may not answer.
+                *kept |= path.starts_with(&directory.path)
+                    || is_beside(file.inode, inode) && directory.is_above(path);
+            }
             (Some(_), None) if is_beside(file.inode, inode) => nameless.push((file, kept)),
             _ => {}
         }
@@ -200,19 +204,14 @@ impl Directory {
 
     /// Whether the path leads through it, perhaps by another name: where it is mounted a second time, it is
     /// the same directory.
-    fn has(&mut self, path: &Path) -> bool {
-        path.starts_with(&self.path)
-            || path.parent().is_some_and(|parent| self.has_directory(parent))
-    }
-
-    fn has_directory(&mut self, path: &Path) -> bool {
-        if let Some(&known) = self.others.get(path) {
+    fn is_above(&mut self, path: &Path) -> bool {
+        let Some(parent) = path.parent() else { return false };
+        if let Some(&known) = self.others.get(parent) {
             return known;
         }
-        let found = std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
-        let is_it = found.is_ok_and(|found| found == self.itself)
-            || path.parent().is_some_and(|parent| self.has_directory(parent));
-        self.others.insert(path.to_path_buf(), is_it);
+        let found = std::fs::metadata(parent).map(|found| (found.dev(), found.ino()));
+        let is_it = found.is_ok_and(|found| found == self.itself) || self.is_above(parent);
+        self.others.insert(parent.to_path_buf(), is_it);
         is_it
     }
 

@@ -273,8 +273,10 @@ fn ones_own_holder_that_is_ending_is_nobody_else() {
         .unwrap();
     // While its memory is given back and its descriptors are closed, only root may look at it.
     for _ in 0..40 {
-        let mut holder = scratch.lockmgr(&["run", "./l", "sh", "-c", "echo up; exec sleep 1000"]);
-        let mut holder = Running::start(holder.uid(SOMEBODY).gid(SOMEBODY));
+        // Its parent takes note of its end at once.
+        let script = "\"$LOCKMGR\" run ./l sh -c 'echo up; exec sleep 1000' & wait";
+        let mut parent = scratch.command(&["sh", "-c", script]);
+        let mut holder = Running::start(parent.uid(SOMEBODY).gid(SOMEBODY));
         holder.says("up");
         let words = ["kill", "-y", "--json", "./l"];
         let killed = finished(scratch.lockmgr(&words).uid(SOMEBODY).gid(SOMEBODY));
