@@ -348,6 +348,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_process_that_is_ending_is_known_by_its_flags() {
+        let is_ending = |state: &str, flags: u64, threads: u64| {
+            let fields = "1 1 0 -1";
+            let text =
+                format!("42 (x) {state} 7 {fields} {flags} 1 2 3 4 5 6 7 8 20 0 {threads} 0 9");
+            Stat::of(text.as_bytes()).unwrap().is_ending()
+        };
+        assert!(is_ending("R", 0x0040_0004, 1));
+        assert!(!is_ending("R", 0x0040_0000, 1));
+        // Its first thread has ended, the others have not; and it has ended.
+        assert!(!is_ending("S", 0x0040_0004, 2) && !is_ending("Z", 0x0040_0004, 1));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
