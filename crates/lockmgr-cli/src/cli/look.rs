@@ -69,6 +69,9 @@ Exit status:
   of the system, because of which not everybody was looked at")]
 pub(crate) struct LsArgs {
     /// Only locks on this file, or on files below this directory
+    ///
+    /// Of a lock whose holder may not be looked at no path is known; then the directory is searched for its
+    /// file. What may yet be there, because not all of it can be read, is listed, too.
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) paths: Vec<OsString>,
     /// Only locks that the calling user's processes hold or wait for
