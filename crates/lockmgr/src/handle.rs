@@ -1,7 +1,7 @@
 //! One handle: one kept description, one queue.
 //!
 //! The two tokens that pass through it are the [`Turn`], which is the right to ask the kernel, and
-//! the [`Hold`](crate::hold::Hold), which is the lock. Both give themselves back when dropped, so no
+//! the [`Hold`], which is the lock. Both give themselves back when dropped, so no
 //! early return and no panic can lose them. In a forked child both are dead: the child has a state
 //! of its own ([`PerProcess`]), and its copy of the descriptor is harmless.
 
