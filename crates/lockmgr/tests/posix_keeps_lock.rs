@@ -6,11 +6,15 @@ mod support;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use lockmgr::inspect::{self, Record};
-use lockmgr::{Error, FileLock, FileLockOptions, Mechanism, OwnedFileLockGuard, Range, Semaphore};
+use lockmgr::{
+    Error, FileLock, FileLockOptions, Mechanism, Mode, OwnedFileLockGuard, Range, Semaphore,
+};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use support::roles::others_get_it;
 use support::{alone, descriptor_count, kernel_locks, raw, roles, serve};
 
@@ -23,6 +27,7 @@ fn worker() {
         ("refuse descriptors", refuse_descriptors),
         ("hand over", hand_over),
         ("come and go", come_and_go),
+        ("give a slot back", give_a_slot_back),
         ("read from the start", read_from_the_start),
     ]);
 }
@@ -225,4 +230,27 @@ fn read_from_the_start(args: &[String]) {
     }
     drop(guard);
     assert_eq!(fs::read_to_string(path).unwrap(), "other");
+}
+
+#[test]
+fn a_slot_that_is_given_back_beside_it_is_told_of() {
+    alone_with_a_file("give a slot back");
+}
+
+/// The head of the queue watches the file for closes, and this one is put off.
+fn give_a_slot_back(args: &[String]) {
+    let path = Path::new(&args[0]);
+    let beside = posix().range(Range::new(1000, 1).unwrap()).open(path).unwrap();
+    let _held = beside.lock().unwrap();
+    let semaphore = Semaphore::open(path, 1).unwrap();
+    let guard = semaphore.try_acquire().unwrap();
+    // A real head could find the slot by itself before it is told.
+    let head = File::options().write(true).open(path).unwrap();
+    let queue = (i64::try_from(Range::LIMIT).unwrap() + 1, 1);
+    raw::take_lock(head.as_raw_fd(), Mechanism::Ofd, Mode::Exclusive, queue, false).unwrap();
+    let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&watch, path, WatchFlags::ATTRIB | WatchFlags::CLOSE_WRITE).unwrap();
+    guard.release().unwrap();
+    let mut buffer = [MaybeUninit::uninit(); 1024];
+    inotify::Reader::new(&watch, &mut buffer).next().expect("the release was told of");
 }

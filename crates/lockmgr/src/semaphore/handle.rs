@@ -17,6 +17,7 @@ use crate::inspect::Contention;
 use crate::mode::{Mechanism, Mode, Range};
 use crate::options::Settings;
 use crate::place::Place;
+use crate::posix;
 use crate::queue::{Asker, Node, Queue, Told};
 use crate::semaphore::slots;
 use crate::sys::file;
@@ -77,8 +78,9 @@ impl Handle {
                 state.kept.push(description);
                 return Ok(());
             }
-        } else if slots == Slots::Exposed {
-            // Where that cannot be done, there is still the close; and after that, the pauses.
+        } else if slots == Slots::Exposed || posix::is_used() {
+            // Our close may tell nothing, or be put off ([`posix`]). Where this cannot be done, there is
+            // still the close; and after that, the pauses.
             let _ = file::touch(description.file());
         }
         // Closed outside the mutex.
