@@ -2,12 +2,18 @@
 //!
 //! # Signals
 //!
-//! The signals of [`FORWARDED`] and SIGCHLD are blocked while the command runs, and taken from the
-//! queue one at a time ([`signals::next_until`]). There is no handler, so nothing is ever interrupted, and no
+//! Those that are passed on ([`FORWARDED`]) and SIGCHLD are blocked while the command runs, and taken from
+//! the queue one at a time ([`signals::next_until`]). There is no handler, so nothing is ever interrupted, and no
 //! moment at which a signal could be missed: what comes before the command is started waits in the
 //! queue until it is. Each one reaches the command once:
 //!
-//! - What a process sent to lockmgr is passed on, except to its own sender.
+//! - What a process sent to lockmgr is passed on, except to its own sender, and unless that process has sent
+//!   it to the command, too: with the whole process group, or to one after the other, as timeout(1) and
+//!   systemd do it. That cannot be seen. But whether the command was sent any signal can ([`overheard`]): if
+//!   it was, within [`TOGETHER`] or until the sender is at rest, it has it already. A command that is
+//!   sent signals all the time (a shell hears of the end of each program that it runs) is not judged by that:
+//!   what would be lost is worse than what comes twice. Nor is one without a handler for the signal, for
+//!   which once and twice are the same.
 //! - What the kernel sent (Ctrl-C, Ctrl-\\, Ctrl-Z, a window's new size, a hangup) went to the whole
 //!   process group, and is not sent again: unless the command has left the group, or lockmgr leads
 //!   the session, whose leader alone is told of a hangup.
@@ -49,11 +55,14 @@
 
 mod job;
 pub(crate) mod limits;
+mod overheard;
 mod tree;
 
+use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process,
@@ -62,6 +71,7 @@ use rustix::process::{
 
 use job::Job;
 use limits::{Limits, Schedule, Step};
+use overheard::{MEANINGLESS, Overheard};
 use tree::Told;
 
 use crate::sys::group;
@@ -81,20 +91,20 @@ const FORWARDED: [Signal; 9] = [
     Signal::TSTP,
 ];
 
-/// What is blocked while the command runs; the last one is never taken from the queue.
-const BLOCKED: [Signal; 11] = {
-    let mut signals = [Signal::PIPE; 11];
-    let mut index = 0;
-    while index < FORWARDED.len() {
-        signals[index] = FORWARDED[index];
-        index += 1;
-    }
-    signals[9] = Signal::CHILD;
-    signals
-};
+/// Those of them that flock(1) passes on: what ends the original. To the others it does what any program does.
+const FORWARDED_BY_FLOCK: &[Signal] = FORWARDED.split_at(6).0;
 
-/// Those that are taken from the queue.
-const AWAITED: &[Signal] = BLOCKED.split_at(10).0;
+/// Signals of one sender come for the command and for us within this time of each other.
+const TOGETHER: Duration = Duration::from_micros(100);
+
+/// How long a sender may go on before it is taken to have sent all that it was to send.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// How long the command must have been sent nothing else for what it is sent to mean something.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Between two looks at the sender.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// How the command ended.
 pub(crate) struct Ended {
@@ -162,10 +172,13 @@ pub(crate) fn run(
     Terms { hold_tree, granted, limits, on_step }: Terms<'_>,
 ) -> Result<Ended, Trouble> {
     let job = limits.max_hold.map(|_| Job::new());
-    let mut blocked = BLOCKED.to_vec();
+    let (mut blocked, awaited) = to_be_blocked(&FORWARDED);
+    blocked.push(Signal::PIPE);
     // It would stop us for taking the terminal back.
     blocked.extend(job.as_ref().map(|_| Signal::TTOU));
     let unblock = signals::block(&blocked);
+    // What is sent to our group does not reach the other one.
+    let overheard = job.is_none().then(|| Overheard::start(&awaited).ok()).flatten();
     // The kernel throws away the status of children whose parent ignores SIGCHLD.
     ignore.take(Signal::CHILD.as_raw());
     if hold_tree {
@@ -174,34 +187,54 @@ pub(crate) fn run(
     }
     let lock = Descriptor::Inherit(locks);
     let own_group = job.as_ref().map(Job::start);
-    let inherit = Inherit { lock, unblock: &unblock, ignore: &ignore, own_group };
+    let ears = overheard.as_ref().map(Overheard::ears);
+    let inherit = Inherit { lock, unblock: &unblock, ignore: &ignore, own_group, ears };
     let pid = spawn(argv, &inherit).inspect_err(|failed| {
         if let (Some(job), NotStarted::NoProgram(_, pid)) = (&job, failed) {
             job.take_back(*pid);
         }
     })?;
     let schedule = Schedule::new(granted, limits);
-    Watch { hold_tree, job, schedule, ..Watch::new(pid, on_step) }
+    Watch { hold_tree, job, schedule, ..Watch::new(pid, awaited, overheard, on_step) }
         .until_the_end()
         .map_err(Trouble::Lost)
 }
 
+/// What is blocked while the command runs, and what of it is taken from the queue.
+fn to_be_blocked(forwarded: &[Signal]) -> (Vec<Signal>, SignalSet) {
+    let awaited = [forwarded, &[Signal::CHILD]].concat();
+    let set = SignalSet::of(&awaited);
+    ([&awaited[..], &[MEANINGLESS]].concat(), set)
+}
+
 /// As [`run`], for flock(1): SIGCHLD has its default action, and SIGPIPE the one it was inherited with.
+/// It is not stopped when its command is, and where a signal cannot reach the command, it dies of it at
+/// once, as the original does ([`Watch::is_not_to_be_heard`]).
 pub(crate) fn run_watched(
     argv: &Argv,
     lock: Descriptor<'_>,
     ignore: &Unignored,
 ) -> Result<Ended, Trouble> {
-    let unblock = signals::block(AWAITED);
-    let pid = spawn(argv, &Inherit { lock, unblock: &unblock, ignore, own_group: None })?;
-    Watch::new(pid, &mut |_, _| ()).until_the_end().map_err(Trouble::Lost)
+    let (blocked, awaited) = to_be_blocked(FORWARDED_BY_FLOCK);
+    let unblock = signals::block(&blocked);
+    let overheard = Overheard::start(&awaited).ok();
+    let ears = overheard.as_ref().map(Overheard::ears);
+    let pid = spawn(argv, &Inherit { lock, unblock: &unblock, ignore, own_group: None, ears })?;
+    Watch { whose: Whose::Flock, ..Watch::new(pid, awaited, overheard, &mut |_, _| ()) }
+        .until_the_end()
+        .map_err(Trouble::Lost)
 }
 
 /// Runs the command to its end, and leaves signals alone: one that kills us leaves the command behind.
 pub(crate) fn run_unwatched(argv: &Argv, lock: Descriptor<'_>) -> Result<Ended, Trouble> {
     let nothing = SignalSet::of(&[]);
-    let inherit =
-        Inherit { lock, unblock: &nothing, ignore: &Unignored::default(), own_group: None };
+    let inherit = Inherit {
+        lock,
+        unblock: &nothing,
+        ignore: &Unignored::default(),
+        own_group: None,
+        ears: None,
+    };
     let pid = spawn(argv, &inherit)?;
     loop {
         match waitpid(Some(pid), WaitOptions::empty()) {
@@ -212,8 +245,24 @@ pub(crate) fn run_unwatched(argv: &Argv, lock: Descriptor<'_>) -> Result<Ended, 
     }
 }
 
+/// Whose command it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Run,
+    Flock,
+}
+
 struct Watch<'a> {
     pid: Pid,
+    /// What is taken from the queue.
+    awaited: SignalSet,
+    /// `None` where there were no descriptors for it, and for a group of its own.
+    overheard: Option<Overheard>,
+    /// The command was sent a signal. If one comes for us until then, it is the same one.
+    heard_until: Option<Instant>,
+    /// When the command was last sent one that did not come for us, too.
+    heard_another: Option<Instant>,
+    whose: Whose,
     hold_tree: bool,
     /// The process group that the command leads, if it has one of its own.
     job: Option<Job>,
@@ -232,9 +281,19 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// In our group, without limits.
-    fn new(pid: Pid, on_step: &'a mut dyn FnMut(Step, Pid)) -> Self {
+    fn new(
+        pid: Pid,
+        awaited: SignalSet,
+        overheard: Option<Overheard>,
+        on_step: &'a mut dyn FnMut(Step, Pid),
+    ) -> Self {
         Watch {
             pid,
+            awaited,
+            overheard,
+            heard_until: None,
+            heard_another: None,
+            whose: Whose::Run,
             hold_tree: false,
             job: None,
             schedule: Schedule::new(Instant::now(), Limits::default()),
@@ -248,10 +307,8 @@ impl<'a> Watch<'a> {
     }
 
     fn until_the_end(mut self) -> io::Result<Ended> {
-        let awaited = SignalSet::of(AWAITED);
         loop {
-            let received = signals::next_until(&awaited, self.schedule.next())?;
-            match received {
+            match self.next()? {
                 Some(Received { signal: Signal::CHILD, .. }) => {
                     if let Some(status) = self.look_after_children()? {
                         return Ok(self.end(status));
@@ -266,6 +323,30 @@ impl<'a> Watch<'a> {
             // However many signals come, what is due is done.
             while let Some(step) = self.schedule.take(Instant::now()) {
                 self.carry_out(step);
+            }
+        }
+    }
+
+    /// Sleeps until one of our signals comes, or something is due.
+    fn next(&mut self) -> io::Result<Option<Received>> {
+        let end = self.schedule.next();
+        let Some(overheard) = &self.overheard else {
+            return signals::next_until(&self.awaited, end);
+        };
+        loop {
+            // What is in the queue by now came together with what the command was told before.
+            let now = Instant::now();
+            if let Some(received) = signals::next_until(&self.awaited, Some(now))? {
+                return Ok(Some(received));
+            }
+            if end.is_some_and(|end| end <= now) {
+                return Ok(None);
+            }
+            if self.heard_until.take_if(|until| *until <= now).is_some() {
+                self.heard_another = Some(now);
+            }
+            if overheard.wait(self.heard_until.into_iter().chain(end).min())? {
+                self.heard_until = Some(Instant::now() + TOGETHER);
             }
         }
     }
@@ -310,7 +391,8 @@ impl<'a> Watch<'a> {
     /// Takes note of everything that has happened to children: one SIGCHLD can stand for several of
     /// them. Returns the command's status when there is nothing more to wait for.
     fn look_after_children(&mut self) -> io::Result<Option<WaitStatus>> {
-        let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+        let mut options = WaitOptions::NOHANG;
+        options.set(WaitOptions::UNTRACED, self.whose == Whose::Run);
         loop {
             let event =
                 if self.hold_tree { wait(options) } else { waitpid(Some(self.pid), options) };
@@ -389,10 +471,16 @@ impl<'a> Watch<'a> {
         }
         let is_for_all = from_kernel || matches!(received.signal, Signal::TSTP | Signal::CONT);
         let targets = if self.ended.is_none() { vec![self.pid] } else { tree::children(getpid()) };
+        // Whatever it was, it was not the one after this.
+        let is_heard = self.heard_until.take().is_some()
+            | self.overheard.as_ref().is_some_and(Overheard::has_heard);
+        let mut out_of_reach = false;
         for target in targets {
             let has_it_already = match received.sender {
                 Sender::Kernel => !told_alone && !undone && group::is_ours(target),
-                Sender::Process(sender) => sender == Some(target),
+                Sender::Process(sender) => {
+                    sender == Some(target) || self.is_told(target, received, is_heard)
+                }
             };
             // A Ctrl-Z that came after a SIGCONT is the last word.
             let is_outdated = received.signal == Signal::CONT && signals::is_pending(Signal::TSTP);
@@ -400,13 +488,94 @@ impl<'a> Watch<'a> {
                 continue;
             }
             // It may belong to another user by now, or be a zombie: then there is nothing to do.
-            let _gone_or_not_ours = if self.job.is_some() && is_for_all && self.ended.is_none() {
+            let sent = if self.job.is_some() && is_for_all && self.ended.is_none() {
                 kill_process_group(target, received.signal)
             } else {
                 kill_process(target, received.signal)
             };
+            out_of_reach |= sent == Err(rustix::io::Errno::PERM);
+            if let Some(overheard) = &self.overheard {
+                let _that_one_was_ours = overheard.has_heard();
+            }
+        }
+        if self.whose == Whose::Flock
+            && (out_of_reach || self.is_not_to_be_heard(received.sender, is_heard))
+        {
+            signals::suffer(received.signal);
         }
     }
+
+    /// Whether the command has got this signal of a process, too.
+    fn is_told(&self, target: Pid, Received { signal, sender }: &Received, is_heard: bool) -> bool {
+        let Sender::Process(sender) = *sender else { return false };
+        // Those that stop and continue it are judged by what they have done to it.
+        target == self.pid
+            && self.ended.is_none()
+            && !matches!(*signal, Signal::TSTP | Signal::CONT)
+            && heeds(target, *signal)
+            && self.is_told_by(sender, *signal, is_heard)
+    }
+
+    /// Whether the command was sent a signal together with this one. Gives the sender the time to do it.
+    fn is_told_by(&self, sender: Option<Pid>, signal: Signal, is_heard: bool) -> bool {
+        let Some(overheard) = &self.overheard else { return false };
+        let end = Instant::now() + PATIENCE;
+        let mut is_over = false;
+        let mut has_heard = is_heard;
+        let is_anything = self.heard_another.is_some_and(|at| at.elapsed() < QUIET);
+        if is_anything || has_heard && is_another_pending(signal) {
+            // What was heard may be something else. Twice is better than not at all.
+            return false;
+        }
+        while !has_heard && !is_over {
+            is_over = sender.is_none_or(is_at_rest) || end <= Instant::now();
+            thread::sleep(PAUSE);
+            has_heard = overheard.has_heard();
+        }
+        if has_heard {
+            // First for us, and then for all: that is one signal.
+            thread::sleep(PAUSE);
+            signals::take(signal);
+        }
+        has_heard
+    }
+
+    /// For flock(1): whether a signal was meant for us alone, by the command; or the command cannot act on
+    /// it, because it is stopped, and finds it when it goes on.
+    fn is_not_to_be_heard(&self, sender: Sender, is_heard: bool) -> bool {
+        let by_command = sender == Sender::Process(Some(self.pid));
+        by_command && !is_heard || state(self.pid) == Some('T')
+    }
+}
+
+/// Whether a second signal of this kind would be one too many: there is a handler for the first one, or
+/// somebody who fetches it.
+fn heeds(process: Pid, signal: Signal) -> bool {
+    let text = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero()));
+    let sets = text.as_deref().unwrap_or_default().lines().filter_map(|line| {
+        let set = line.strip_prefix("SigCgt:").or(line.strip_prefix("SigBlk:"))?;
+        u128::from_str_radix(set.trim(), 16).ok()
+    });
+    // The lowest bit is that of signal 1.
+    let heeded = sets.fold(0, |all, set| all | set) & (bit(signal) >> 1) != 0;
+    // While it is stopped, the kernel makes one of the two.
+    heeded && state(process) != Some('T')
+}
+
+fn is_another_pending(signal: Signal) -> bool {
+    FORWARDED_BY_FLOCK.iter().any(|&other| other != signal && signals::is_pending(other))
+}
+
+/// Whether the process waits for something, or is gone: what it was at is over.
+fn is_at_rest(process: Pid) -> bool {
+    !matches!(state(process), Some('R' | 'D'))
+}
+
+/// The state letter of a process, as in ps(1).
+fn state(process: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).ok()?;
+    // The name in front, in parentheses, may be anything.
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// The signal by which a process was stopped in the terminal's name, or by itself.

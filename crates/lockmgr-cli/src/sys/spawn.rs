@@ -10,7 +10,7 @@
 //! The child does a few things before the new program replaces it, none of which takes a lock or
 //! allocates: it makes the locks' descriptors inheritable (or closes one), ignores again what lockmgr
 //! changed for itself, makes a process group of its own if it is to have one and takes the terminal
-//! into it, unblocks what lockmgr blocked, and calls `execvpe`.
+//! into it, lets lockmgr hear of its signals, unblocks what lockmgr blocked, and calls `execvpe`.
 
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
 use std::io;
@@ -66,6 +66,8 @@ pub(crate) struct Inherit<'a> {
     pub(crate) ignore: &'a Unignored,
     /// A process group that the command is to lead; else it stays in ours.
     pub(crate) own_group: Option<OwnGroup<'a>>,
+    /// An epoll instance, and a signalfd that the child is to put there: it tells of the child's signals then.
+    pub(crate) ears: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
 }
 
 /// A process group of the command's own.
@@ -109,6 +111,9 @@ struct Handover {
     /// -1 for none.
     terminal: RawFd,
     our_group: c_int,
+    /// -1 for none.
+    epoll: RawFd,
+    signals: RawFd,
     /// Why there is no new program, if there is none.
     error: c_int,
 }
@@ -135,6 +140,8 @@ pub(crate) fn spawn(argv: &Argv, inherit: &Inherit<'_>) -> Result<Pid, NotStarte
         own_group: inherit.own_group.is_some(),
         terminal: terminal.map_or(-1, |(fd, _)| fd.as_raw_fd()),
         our_group: terminal.map_or(0, |(_, group)| group.as_raw_nonzero().get()),
+        epoll: inherit.ears.map_or(-1, |(epoll, _)| epoll.as_raw_fd()),
+        signals: inherit.ears.map_or(-1, |(_, signals)| signals.as_raw_fd()),
         error: 0,
     };
     // `execvp` keeps a path there, and for a script without `#!` a second array of arguments.
@@ -198,6 +205,15 @@ extern "C" fn become_the_command(handover: *mut c_void) -> c_int {
             // SAFETY: numbers only. SIGTTOU is blocked, so this does not stop us.
             unsafe { libc::tcsetpgrp(handover.terminal, own_group) };
         }
+    }
+    if handover.epoll >= 0 {
+        let events = (libc::EPOLLIN | libc::EPOLLET).cast_unsigned();
+        let mut event = libc::epoll_event { events, u64: 0 };
+        // SAFETY: two numbers of open descriptors, and a structure that lives for the call. If it fails,
+        // nothing is told.
+        unsafe {
+            libc::epoll_ctl(handover.epoll, libc::EPOLL_CTL_ADD, handover.signals, &raw mut event)
+        };
     }
     // A stop signal from here on would stop the child while the parent cannot follow it; it is as
     // late as can be, because the new program inherits the mask.

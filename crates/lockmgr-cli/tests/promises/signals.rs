@@ -1,16 +1,19 @@
 //! What is sent to lockmgr reaches the command, and lockmgr waits for the command's real end.
 
 use std::fs;
+use std::process::Command;
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Signal, kill_process, kill_process_group};
 
 use crate::support::{
-    Running, Scratch, finished, hold, is_gone, is_locked, is_waited_for, skip, state, wait_until,
+    Running, Scratch, awaits_signals, finished, hold, is_gone, is_locked, is_waited_for, skip,
+    state, wait_until,
 };
 
-/// Counts the signals of one name it gets, and says each count; TERM ends it with status 7.
-const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo $n' \"$1\"; trap 'kill -9 $!; exit 7' TERM; \
-                       sleep 60 & echo ready; while :; do wait; done";
+/// Counts the signals of one name it gets, and says each count; another one, TERM, ends it with status 7.
+pub(crate) const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo $n' \"$1\"; \
+    trap 'kill -9 $!; exit 7' \"${2-TERM}\"; (trap '' \"$1\"; exec sleep 60 >&-) & \
+    echo ready; while :; do wait; done";
 
 #[test]
 fn each_signal_reaches_the_command_once() {
@@ -37,6 +40,38 @@ fn each_signal_reaches_the_command_once() {
         ended.exits(7);
         assert_eq!(ended.out, "", "{name} came more often than it was sent");
         assert!(!is_locked(&scratch.path("l")));
+    }
+}
+
+#[test]
+fn a_signal_of_the_group_reaches_the_command_once() {
+    let scratch = Scratch::new();
+    group_signals_come_once(|words| scratch.lockmgr(&[&["run", "./l"], words].concat()));
+}
+
+/// By turns for the one process and for the whole group, each kind of signal.
+pub(crate) fn group_signals_come_once(command: impl Fn(&[&str]) -> Command) {
+    for (name, signal, end_name, end) in [
+        ("INT", Signal::INT, "TERM", Signal::TERM),
+        ("HUP", Signal::HUP, "TERM", Signal::TERM),
+        ("USR1", Signal::USR1, "TERM", Signal::TERM),
+        ("TERM", Signal::TERM, "USR2", Signal::USR2),
+    ] {
+        let words = ["sh", "-c", COUNTER, "-", name, end_name];
+        let mut running = Running::start(&mut command(&words));
+        running.says("ready");
+        for count in 1..=10 {
+            if count % 2 == 0 {
+                running.send(signal);
+            } else {
+                kill_process_group(running.pid(), signal).expect("it is there");
+            }
+            running.says(&count.to_string());
+            // Two at once are one to the kernel, too.
+            wait_until("the next one is awaited", || awaits_signals(running.pid()));
+        }
+        running.send(end);
+        assert_eq!(running.finish().exits(7).out, "", "{name} came more often than it was sent");
     }
 }
 

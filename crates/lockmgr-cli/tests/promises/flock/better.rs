@@ -5,14 +5,16 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 use super::both::{Whose, original};
+use crate::signals::{COUNTER, group_signals_come_once};
 use crate::support::{
-    BOUND, Finished, LOCKMGR, ProtectedRegular, Running, Scratch, finished, hold, is_gone,
-    is_locked, is_root, is_waited_for, skip, take_write_lease, wait_until,
+    BOUND, Finished, LOCKMGR, ProtectedRegular, Running, Scratch, awaits_signals, finished, hold,
+    is_gone, is_locked, is_root, is_waited_for, skip, state, take_write_lease, wait_until,
 };
 
 fn ours(scratch: &Scratch, words: &[&str]) -> Finished {
@@ -102,7 +104,7 @@ fn a_lock_file_deleted_while_waited_for_does_not_let_two_in() {
         let show = "grep flags /proc/self/fdinfo/3; readlink /proc/self/fd/3; ls -l /proc/self/fd | grep -c '/f$'; echo in; read _";
         let words = [options, &["f", "sh", "-c", show]].concat();
         let mut command = Whose::Ours.command(&scratch, &words);
-        let mut running = Running::start(command.stdin(std::process::Stdio::piped()));
+        let mut running = Running::start(command.stdin(Stdio::piped()));
         wait_until("it waits", || is_waited_for(&path));
         fs::remove_file(&path).expect("it is there");
         drop(held);
@@ -139,9 +141,7 @@ fn a_directory_that_is_gone_is_not_replaced_by_a_file() {
     let scratch = Scratch::new();
     let path = scratch.path("d");
     fs::create_dir(&path).expect("a directory");
-    let holder = Running::start(
-        Whose::Ours.command(&scratch, &["d", "cat"]).stdin(std::process::Stdio::piped()),
-    );
+    let holder = Running::start(Whose::Ours.command(&scratch, &["d", "cat"]).stdin(Stdio::piped()));
     wait_until("it is held", || is_locked(&path));
     let running = Running::start(&mut Whose::Ours.command(&scratch, &["d", "echo", "in"]));
     wait_until("it waits", || is_waited_for(&path));
@@ -211,7 +211,7 @@ fn a_signal_reaches_the_command() {
             let scratch = Scratch::new();
             let words = [options, &["f", "sh", "-c", command]].concat();
             let mut command = Whose::Ours.command(&scratch, &words);
-            let mut running = Running::start(command.stdin(std::process::Stdio::piped()));
+            let mut running = Running::start(command.stdin(Stdio::piped()));
             running.says("ready");
             running.send(signal);
             running.says("cleaning");
@@ -222,6 +222,53 @@ fn a_signal_reaches_the_command() {
             // The command's own child has the descriptor until it has died.
             wait_until("the lock is free", || !is_locked(&scratch.path("f")));
         }
+    }
+}
+
+#[test]
+fn a_signal_of_the_group_reaches_the_command_once() {
+    let scratch = Scratch::new();
+    group_signals_come_once(|words| Whose::Ours.command(&scratch, &[&["f"], words].concat()));
+}
+
+/// As timeout(1) does it: to flock, and then to all.
+#[test]
+fn a_signal_for_flock_and_then_for_the_group_reaches_the_command_once() {
+    let scratch = Scratch::new();
+    let script = "flock f sh -c \"$COUNTER\" - TERM USR2 & trap '' TERM; read _; echo $!
+        while read _; do kill -TERM $!; kill -TERM 0; done; wait $!";
+    let mut command = Whose::Ours.script(&scratch, script);
+    command.env("COUNTER", COUNTER).stdin(Stdio::piped());
+    let mut running = Running::start(&mut command);
+    running.says("ready");
+    running.tell("who?");
+    let flock = running.says_pid();
+    for count in 1..=10 {
+        running.tell("now");
+        running.says(&count.to_string());
+        wait_until("the next one is awaited", || awaits_signals(flock));
+    }
+    running.say_no_more();
+    kill_process(flock, Signal::USR2).expect("it is there");
+    assert_eq!(running.finish().exits(7).out, "", "it came more often than it was sent");
+}
+
+/// What does not end the original is not for the command.
+#[test]
+fn a_stop_of_flock_is_not_passed_on() {
+    let scratch = Scratch::new();
+    for (name, signal) in [("TSTP", Signal::TSTP), ("CONT", Signal::CONT), ("WINCH", Signal::WINCH)]
+    {
+        let words = ["f", "sh", "-c", COUNTER, "-", name];
+        let mut running = Running::start(&mut Whose::Ours.command(&scratch, &words));
+        running.says("ready");
+        running.send(signal);
+        if signal == Signal::TSTP {
+            wait_until("it is stopped", || state(running.pid()) == Some('T'));
+            running.send(Signal::CONT);
+        }
+        running.send(Signal::TERM);
+        assert_eq!(running.finish().exits(7).out, "", "{name}");
     }
 }
 

@@ -7,9 +7,10 @@ use std::os::unix::process::CommandExt;
 
 use rustix::process::Signal;
 
-use super::both::{Whose, has_original, same_script, same_with};
+use super::both::{Whose, has_original, same, same_script, same_with};
 use crate::support::{
-    Finished, Running, Scratch, finished, hold, is_locked, is_root, is_waited_for, skip, wait_until,
+    Finished, Running, Scratch, Stranger, finished, has, hold, is_locked, is_root, is_waited_for,
+    skip, state, wait_until,
 };
 
 /// Some user who is not root; no account is needed.
@@ -165,6 +166,65 @@ fn a_signal_while_it_waits() {
         };
         same_with(&what, &[], play);
     }
+}
+
+/// flock(1) is not stopped by what stops its command, nor kept by it.
+#[test]
+fn a_command_that_is_stopped() {
+    if !has_original() {
+        return;
+    }
+    for stop in ["TSTP", "TTIN", "TTOU", "STOP"] {
+        for wake in ["CONT", "KILL"] {
+            let script = format!(
+                "(until grep -q '^State:.T' /proc/$$/status; do :; done; kill -{wake} $$) &
+                 kill -{stop} $$; exit 4"
+            );
+            same(&["f", "sh", "-c", &script]);
+        }
+        let play = |whose: Whose, scratch: &Scratch| {
+            let script = format!("echo $$; exec >&-; kill -{stop} $$; exit 4");
+            let words = ["f", "sh", "-c", &script];
+            let mut running = Running::start(&mut whose.command(scratch, &words));
+            let command = running.says_pid();
+            let _orphan = Stranger(command);
+            wait_until("it is stopped", || state(command) == Some('T'));
+            running.send(Signal::TERM);
+            running.finish()
+        };
+        same_with(&format!("TERM after {stop}"), &[], play);
+    }
+}
+
+/// Where a signal does not reach the command, flock(1) dies of it.
+#[test]
+fn a_signal_that_the_command_does_not_get() {
+    if !has_original() {
+        return;
+    }
+    // The command itself sends it.
+    for signal in ["TERM", "INT", "HUP", "USR1"] {
+        let script = format!(
+            "trap 'echo gone >&2' {signal}; kill -{signal} $PPID
+             while read -r _ _ state _ </proc/$PPID/stat && [ $state != Z ]; do :; done 2>&-"
+        );
+        same(&["f", "sh", "-c", &script]);
+    }
+    if !is_root() || !has("setpriv") {
+        return skip("needs root and setpriv(1), to be two other users");
+    }
+    let play = |whose: Whose, scratch: &Scratch| {
+        open(scratch.dir(), 0o777);
+        scratch.sh("cp $(command -v setpriv) become && chmod 4755 become").exits(0);
+        let words = ["f", "./become", "--reuid", "54322", "sh", "-c", "echo $$; exec sleep 60 >&-"];
+        let mut command = whose.command(scratch, &words);
+        let mut running = Running::start(command.uid(SOMEBODY).gid(SOMEBODY));
+        let command = running.says_pid();
+        let _orphan = Stranger(command);
+        running.send(Signal::TERM);
+        running.finish()
+    };
+    same_with("another user's command", &[], play);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::both::{Whose, original};
 use crate::support::{
-    Running, Scratch, Stranger, finished, hold, is_locked, is_waited_for, wait_until,
+    Running, Scratch, Stranger, finished, hold, is_locked, is_pending, is_waited_for, wait_until,
 };
 
 fn both() -> Vec<Whose> {
@@ -66,13 +66,7 @@ fn a_blocked_sigalrm_takes_the_deadline_away() {
         }
         let mut running = Running::start(command.args(flock.get_args()));
         wait_until("it waits", || is_waited_for(&path));
-        let status = format!("/proc/{}/status", running.pid().as_raw_nonzero());
-        wait_until("its time is up", || {
-            let text = fs::read_to_string(&status).expect("it is there");
-            let pending = text.lines().find_map(|line| line.strip_prefix("ShdPnd:\t"));
-            let pending = u64::from_str_radix(pending.expect("a line"), 16).expect("a number");
-            pending & (1 << (libc::SIGALRM - 1)) != 0
-        });
+        wait_until("its time is up", || is_pending(running.pid(), Signal::ALARM));
         assert!(is_waited_for(&path), "{whose:?}");
         drop(held);
         running.says("in");

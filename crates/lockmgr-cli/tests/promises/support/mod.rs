@@ -16,7 +16,7 @@ use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 pub(crate) use json::{check, json, schema};
@@ -133,6 +133,23 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(crate) fn state(pid: Pid) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+/// Whether a signal for this process waits to be taken.
+pub(crate) fn is_pending(pid: Pid, signal: Signal) -> bool {
+    let path = format!("/proc/{}/status", pid.as_raw_nonzero());
+    let text = fs::read_to_string(path).expect("it is there");
+    let pending = text.lines().find_map(|line| line.strip_prefix("ShdPnd:\t")).expect("a line");
+    let pending = u64::from_str_radix(pending, 16).expect("a number");
+    pending & (1 << (signal.as_raw() - 1)) != 0
+}
+
+/// Whether lockmgr sleeps until the next signal comes for it.
+pub(crate) fn awaits_signals(pid: Pid) -> bool {
+    let path = format!("/proc/{}/syscall", pid.as_raw_nonzero());
+    let text = fs::read_to_string(path).expect("it is there");
+    let number = text.split_ascii_whitespace().next().and_then(|number| number.parse().ok());
+    [libc::SYS_epoll_pwait, libc::SYS_rt_sigtimedwait].map(Some).contains(&number)
 }
 
 pub(crate) fn is_gone(pid: Pid) -> bool {

@@ -81,6 +81,11 @@ impl Running {
         writeln!(input, "{line}").expect("it reads");
     }
 
+    /// Nothing more is written to its standard input.
+    pub(crate) fn say_no_more(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     #[track_caller]
     pub(crate) fn says(&mut self, expected: &str) {
         assert_eq!(self.out.until("\n").as_deref(), Some(expected));
