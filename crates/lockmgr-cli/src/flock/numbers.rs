@@ -37,6 +37,8 @@ pub(super) fn timeout(text: &OsStr, strict: bool) -> Result<Timeout, Wrong> {
     let (whole, micros) = (seconds.trunc() as i64, (seconds.fract() * 1e6) as i32);
     Ok(match (u64::try_from(whole), u32::try_from(micros)) {
         (Ok(0), Ok(0)) => Timeout::Zero,
+        // In a `long double` its product with a million does not reach a whole one.
+        (Ok(0), Err(_)) if seconds >= -1e-6 => Timeout::Zero,
         // Never a full second: the product of a fraction may be rounded up to one.
         (Ok(whole), Ok(micros)) => Timeout::After(Duration::new(whole, micros.min(999_999) * 1000)),
         _ => Timeout::Impossible,
@@ -49,12 +51,14 @@ pub(super) fn integer(text: &OsStr, low: i32, high: i32) -> Result<i32, Wrong> {
         [b'-', digits @ ..] => (true, digits),
         [b'+', digits @ ..] | digits => (false, digits),
     };
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(Wrong::Invalid);
-    }
-    let size = digits
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
+    let size = digits[..end]
         .iter()
         .fold(0_i64, |size, digit| size.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
+    // What does not fit is noticed before what follows it.
+    if (end == 0 || end < digits.len()) && size < i64::MAX {
+        return Err(Wrong::Invalid);
+    }
     match i32::try_from(if negative { -size } else { size }) {
         Ok(number) if (low..=high).contains(&number) => Ok(number),
         _ => Err(Wrong::OutOfRange),
@@ -63,12 +67,25 @@ pub(super) fn integer(text: &OsStr, low: i32, high: i32) -> Result<i32, Wrong> {
 
 /// A number of bytes: decimal, octal (`0…`) or hexadecimal (`0x…`); with a unit (`K`, `KiB`: 1024;
 /// `KB`: 1000; up to `Y`), before which a decimal fraction may stand.
-pub(super) fn size(text: &OsStr) -> Result<u64, Wrong> {
-    let text = without_blanks(text.as_bytes());
+/// Its decimal point is the locale's; `.` will do in every locale, unless it is to be strict.
+pub(super) fn size(text: &OsStr, strict: bool) -> Result<u64, Wrong> {
+    let text = text.as_bytes();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || !strict && *byte == b'.';
+    if text.iter().all(is_plain) {
+        return size_with(b".", text);
+    }
+    match size_with(&number::decimal_point(), text) {
+        Err(Wrong::Invalid) if !strict => size_with(b".", text),
+        result => result,
+    }
+}
+
+fn size_with(point: &[u8], text: &[u8]) -> Result<u64, Wrong> {
+    let text = without_blanks(text);
     let text = text.strip_prefix(b"+").unwrap_or(text);
     let (mut size, mut rest) = whole_number(text)?;
     let mut fraction: &[u8] = &[];
-    if let [b'.', digits @ ..] = rest {
+    if let Some(digits) = rest.strip_prefix(point) {
         let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
         (fraction, rest) = digits.split_at(end);
         if rest.is_empty() {
@@ -172,12 +189,15 @@ mod tests {
             ("1e-9", Ok(Timeout::Zero)),
             ("-1e-9", Ok(Timeout::Zero)),
             ("1e-400", Ok(Timeout::Zero)),
+            ("-1e-6", Ok(Timeout::Zero)),
+            ("-0.0000011", Ok(Timeout::Impossible)),
             ("-1", Ok(Timeout::Impossible)),
             ("-0.5", Ok(Timeout::Impossible)),
             ("inf", Ok(Timeout::Impossible)),
             ("nan", Ok(Timeout::Impossible)),
             ("1e20", Ok(Timeout::Impossible)),
             ("1e400", Ok(Timeout::Impossible)),
+            ("1e4931", Ok(Timeout::Impossible)),
             ("1e5000", Err(Wrong::Invalid)),
             ("1e-5000", Err(Wrong::Invalid)),
             ("", Err(Wrong::Invalid)),
@@ -205,6 +225,8 @@ mod tests {
             ("-", Err(Wrong::Invalid)),
             ("0x7", Err(Wrong::Invalid)),
             ("7 ", Err(Wrong::Invalid)),
+            ("256x", Err(Wrong::Invalid)),
+            ("99999999999999999999x", Err(Wrong::OutOfRange)),
             ("x", Err(Wrong::Invalid)),
         ] {
             assert_eq!(integer(OsStr::new(text), 0, 255), expected, "{text:?}");
@@ -252,7 +274,7 @@ mod tests {
             ("0x", Err(Wrong::Invalid)),
             ("x", Err(Wrong::Invalid)),
         ] {
-            assert_eq!(size(OsStr::new(text)), expected, "{text:?}");
+            assert_eq!(size(OsStr::new(text), true), expected, "{text:?}");
         }
     }
 }

@@ -160,11 +160,12 @@ pub(super) fn read(words: &[OsString], strict: bool) -> Result<Order, Failure> {
             Flag::NoFork => options.no_fork = true,
             Flag::Ofd => options.ofd = true,
             Flag::Start => {
-                (options.ofd, options.start) = (true, size("invalid as start offset", value)?);
+                (options.ofd, options.start) =
+                    (true, size("invalid as start offset", value, strict)?);
             }
             Flag::Length => {
                 (options.ofd, options.length) =
-                    (true, size("invalid as length of lock range", value)?);
+                    (true, size("invalid as length of lock range", value, strict)?);
             }
             Flag::Descriptor => descriptor = Some(descriptor_number(value)?),
             Flag::Verbose => options.verbose = true,
@@ -230,8 +231,8 @@ fn descriptor_number(text: &OsStr) -> Result<i32, Failure> {
     number.map_err(|wrong| bad("invalid file descriptor", text, Some(wrong)))
 }
 
-fn size(what: &str, text: &OsStr) -> Result<u64, Failure> {
-    numbers::size(text).map_err(|wrong| {
+fn size(what: &str, text: &OsStr, strict: bool) -> Result<u64, Failure> {
+    numbers::size(text, strict).map_err(|wrong| {
         let mut failure = bad(what, text, Some(wrong));
         if wrong == Wrong::Invalid {
             failure.text.extend_from_slice(b": Invalid argument");

@@ -314,4 +314,15 @@ fn a_decimal_point_is_one_in_every_locale() {
     }
     run(Whose::Ours, "de_DE.UTF-8", "0,5").exits(0);
     run(Whose::Ours, "C", "0,5").exits(64);
+    // So it is with sizes.
+    let run = |whose: Whose, locale: &str, size: &str| {
+        let mut command = whose.command(&scratch, &["--length", size, "f", "sed", "-n"]);
+        command.args(["s/^lock:.* 0 \\([0-9]*\\)$/\\1/p", "/proc/self/fdinfo/3"]);
+        finished(command.env("LC_ALL", locale).env("LOCPATH", scratch.dir()))
+    };
+    for (whose, size) in [(Whose::Ours, "1,5K"), (Whose::Ours, "1.5K"), (Whose::Strict, "1,5K")] {
+        assert_eq!(run(whose, "de_DE.UTF-8", size).exits(0).out, "1535\n", "{whose:?} {size}");
+    }
+    run(Whose::Strict, "de_DE.UTF-8", "1.5K").exits(64);
+    run(Whose::Ours, "C", "1,5K").exits(64);
 }
