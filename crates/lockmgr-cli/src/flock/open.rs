@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use rustix::fs::{FileType, Mode, OFlags, fcntl_setfl, stat};
-use rustix::io::Errno;
+use rustix::io::{Errno, dup2};
 
 /// How long `open` may take.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,7 @@ fn open_any(
         return (plain(path, flags).map_err(failed), flags);
     }
     let mut flags = flags;
+    let wanted = flags;
     match stat(path).map(|status| FileType::from_raw_mode(status.st_mode)) {
         Ok(FileType::CharacterDevice | FileType::BlockDevice) => {
             return (plain(path, flags).map_err(failed), flags);
@@ -93,7 +94,15 @@ fn open_any(
     }
     let opened = match (plain(path, flags | OFlags::NONBLOCK), patience) {
         // The command is to find it as the original opens it.
-        (Ok(fd), _) => fcntl_setfl(&fd, OFlags::empty()).map(|()| fd).map_err(failed),
+        (Ok(mut fd), _) => {
+            if flags != wanted
+                && let Ok(writer) = plain(path, wanted | OFlags::NONBLOCK)
+            {
+                // There is a reader now: it itself.
+                let _still_works = dup2(&writer, &mut fd);
+            }
+            fcntl_setfl(&fd, OFlags::empty()).map(|()| fd).map_err(failed)
+        }
         (Err(Errno::AGAIN), Patience::Until(deadline)) => {
             let opened = lockmgr::call_until(Some(deadline), || {
                 rustix::fs::open(path, flags, PERMISSIONS).map_err(Into::into)

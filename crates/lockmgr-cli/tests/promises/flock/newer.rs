@@ -114,6 +114,7 @@ fn how_the_file_is_opened_for_them() {
     let flags = "grep flags /proc/self/fdinfo/3";
     says(&format!("flock --fcntl f {flags}"), "flags:\t0100001\n");
     says(&format!("flock --fcntl -n f {flags}"), "flags:\t0100001\n");
+    says(&format!("mkfifo f; flock --fcntl -n f {flags}"), "flags:\t0100001\n");
     says(&format!("flock --fcntl -s f {flags}"), "flags:\t0100000\n");
     says(&format!("flock --fcntl -u f {flags}"), "flags:\t0100000\n");
     says(
