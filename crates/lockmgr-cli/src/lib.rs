@@ -83,11 +83,13 @@ pub fn start(words: &[OsString]) -> i32 {
     }
     // A process that is this program once more, and does something for another one.
     let helper = |rest| lab::play(rest).or_else(|| demo::play(rest)).or_else(|| doctor::play(rest));
-    if let Some(status) = words.get(1..).and_then(helper) {
+    if as_flock.is_none()
+        && let Some(status) = words.get(1..).and_then(helper)
+    {
         return i32::from(status);
     }
     let status = panic::catch_unwind(|| match as_flock {
-        Some(words) => flock::start(words),
+        Some((name, words)) => flock::start(name, words),
         None => match cli::parse(words) {
             Ok(order) => obey(order),
             Err(error) => refuse(words, &error),
@@ -101,7 +103,7 @@ fn obey(order: Order) -> Status {
         Order::Run(args) => run::run(args),
         Order::Lock(args) => lock_fd::lock(&args),
         Order::Unlock(args) => lock_fd::unlock(&args),
-        Order::Flock(args) => flock::start(&args.words),
+        Order::Flock(args) => flock::start(OsStr::new("flock"), &args.words),
         Order::Who(args) => report(|| who::who(&args), false),
         Order::Ls(args) => report(|| ls::ls(&args), false),
         Order::Wait(args) => report(|| wait::wait(&args), args.acquire.quiet),

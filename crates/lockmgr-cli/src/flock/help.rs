@@ -1,16 +1,24 @@
 //! The texts of `--help` and `--version`, which are the original's.
 
-/// What scripts compare versions with. It ends in a number, as they expect.
-pub(super) const VERSION: &[u8] = b"flock from util-linux 2.43\n";
+/// Behind the program's name: what scripts compare versions with. It ends in a number, as they expect.
+pub(super) const VERSION: &[u8] = b" from util-linux 2.43\n";
 
-pub(super) const HELP: &[u8] = b"
-Usage:
- flock [options] <file>|<directory> <command> [<argument>...]
- flock [options] <file>|<directory> -c <command>
- flock [options] <file descriptor number>
- flock [options] --fd <file descriptor number> -c <command>
- flock [options] --fd <file descriptor number> <command> [<argument>...]
+/// What stands behind the program's name in each line of the usage.
+const USAGE: [&[u8]; 5] = [
+    b"<file>|<directory> <command> [<argument>...]",
+    b"<file>|<directory> -c <command>",
+    b"<file descriptor number>",
+    b"--fd <file descriptor number> -c <command>",
+    b"--fd <file descriptor number> <command> [<argument>...]",
+];
 
+/// The text of `--help` of the program of this name.
+pub(super) fn text(name: &[u8]) -> Vec<u8> {
+    let line = |words: &[u8]| [b" ", name, b" [options] ", words, b"\n"].concat();
+    [b"\nUsage:\n", &USAGE.map(line).concat()[..], HELP].concat()
+}
+
+const HELP: &[u8] = b"
 Manage file locks from shell scripts.
 
 Options:

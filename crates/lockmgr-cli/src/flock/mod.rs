@@ -32,6 +32,7 @@ use options::{Options, Order};
 use say::{Failure, Output};
 
 use crate::exit::Status;
+use crate::sys::program;
 use crate::sys::signals::Unignored;
 
 /// The lock is not to be had, unless `-E` says otherwise.
@@ -50,26 +51,41 @@ const CANNOT_CREATE: Status = 73;
 /// Set to anything but nothing: as the original, in its faults, too.
 const STRICT: &str = "LOCKMGR_FLOCK_STRICT";
 
-/// The words behind the program's name, if this command line calls for flock(1).
-pub(crate) fn words(line: &[OsString]) -> Option<&[OsString]> {
-    let (program, words) = line.split_first()?;
-    if program.as_bytes().rsplit(|&byte| byte == b'/').next() == Some(b"flock") {
-        return Some(words);
+/// The name to speak under, and the words behind it, if this command line calls for flock(1).
+///
+/// The first word is for the caller to choose, and may say nothing: what the kernel has executed counts then.
+pub(crate) fn words(line: &[OsString]) -> Option<(&OsStr, &[OsString])> {
+    const OURS: [&str; 2] = ["flock", "lockmgr"];
+    let (program, words) = line
+        .split_first()
+        .map_or((OsStr::new(""), line), |(program, words)| (base_name(program), words));
+    let is_flock = match OURS.iter().position(|name| program == *name) {
+        Some(index) => index == 0,
+        None => program::executed().is_some_and(|path| base_name(&path) == "flock"),
+    };
+    if is_flock {
+        return Some((program, words));
     }
-    words.split_first().filter(|(first, _)| *first == "flock").map(|(_, words)| words)
+    let (first, words) = words.split_first()?;
+    (first == "flock").then_some((first, words))
 }
 
-/// Runs flock(1) with these words; returns the exit status.
-pub(crate) fn start(words: &[OsString]) -> Status {
+fn base_name(path: &OsStr) -> &OsStr {
+    OsStr::from_bytes(path.as_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or_default())
+}
+
+/// Runs flock(1) under this name with these words; returns the exit status.
+pub(crate) fn start(name: &OsStr, words: &[OsString]) -> Status {
+    say::speak_as(name);
     let strict = env::var_os(STRICT).is_some_and(|value| is_yes(&value));
     let mut output = Output::new();
     match options::read(words, strict) {
         Ok(Order::Help) => {
-            output.print(help::HELP);
+            output.print(&help::text(say::name()));
             output.finish(crate::exit::OK)
         }
         Ok(Order::Version) => {
-            output.print(help::VERSION);
+            output.print(&[say::name(), help::VERSION].concat());
             output.finish(crate::exit::OK)
         }
         Ok(Order::Lock(options)) => lock(*options, strict, output),

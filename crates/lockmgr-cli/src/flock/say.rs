@@ -8,19 +8,31 @@
 //! Words of the command line are repeated byte for byte, as scripts compare them: they are the
 //! caller's own.
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::CANNOT_PRINT;
 use crate::exit::Status;
 use crate::sys::text::reason;
 
-const NAME: &[u8] = b"flock: ";
-const HINT: &[u8] = b"\nTry 'flock --help' for more information.";
+/// Before each message. Usually `flock`.
+static NAME: OnceLock<Vec<u8>> = OnceLock::new();
 
 /// A message could not be written.
 static UNHEARD: AtomicBool = AtomicBool::new(false);
+
+/// Speaks under this name from now on.
+pub(super) fn speak_as(name: &OsStr) {
+    NAME.get_or_init(|| name.as_bytes().to_vec());
+}
+
+pub(super) fn name() -> &'static [u8] {
+    NAME.get().map_or(b"flock", Vec::as_slice)
+}
 
 /// Why it ends without what was asked for.
 #[derive(Debug)]
@@ -42,7 +54,8 @@ impl Failure {
     }
 
     pub(super) fn with_hint(mut self) -> Self {
-        self.text.extend_from_slice(HINT);
+        let hint = [b"\nTry '", name(), b" --help' for more information."].concat();
+        self.text.extend_from_slice(&hint);
         self
     }
 
@@ -66,7 +79,7 @@ pub(super) fn message(parts: &[&[u8]]) -> Vec<u8> {
 }
 
 fn say(text: &[u8]) -> io::Result<()> {
-    write_all(rustix::stdio::stderr(), &message(&[NAME, text, b"\n"]))
+    write_all(rustix::stdio::stderr(), &message(&[name(), b": ", text, b"\n"]))
 }
 
 /// Not by way of `std`, which takes a stream that is closed for a success.
@@ -103,7 +116,7 @@ impl Output {
 
     /// One line in the program's name.
     pub(super) fn print_line(&mut self, text: &[u8]) {
-        self.print(&message(&[NAME, text, b"\n"]));
+        self.print(&message(&[name(), b": ", text, b"\n"]));
     }
 
     fn write(&self) -> io::Result<()> {

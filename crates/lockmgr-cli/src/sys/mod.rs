@@ -11,6 +11,7 @@ pub(crate) mod fd;
 pub(crate) mod group;
 pub(crate) mod lock;
 pub(crate) mod number;
+pub(crate) mod program;
 pub(crate) mod sigalrm;
 pub(crate) mod signals;
 pub(crate) mod spawn;

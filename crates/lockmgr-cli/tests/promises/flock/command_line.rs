@@ -1,6 +1,6 @@
 //! Every kind of command line, right and wrong, beside the original.
 
-use super::both::{has_original, same};
+use super::both::{Whose, has_original, same};
 use crate::support::{LOCKMGR, Scratch, finished};
 
 #[test]
@@ -196,13 +196,26 @@ fn help_and_version_have_the_originals_form() {
     if !has_original() {
         return;
     }
-    let original = super::both::Whose::Original;
+    let original = Whose::Original;
     let original = finished(&mut original.command(&scratch, &["--help"]));
     // The newer version has lines that the older one has not.
     let lines: Vec<&str> = help.out.lines().collect();
     let mut ours = lines.iter();
     for line in original.out.lines() {
         assert!(ours.any(|our| *our == line), "{line:?} is not in its place in {}", help.out);
+    }
+}
+
+/// What the program calls itself with is not for others.
+#[test]
+fn there_are_no_hidden_options() {
+    let scratch = Scratch::new();
+    for word in ["--lab-actor", "--demo-worker", "--doctor-look"] {
+        let ended = finished(&mut Whose::Ours.command(&scratch, &[word, "x"]));
+        let said = format!(
+            "flock: unrecognized option '{word}'\nTry 'flock --help' for more information.\n"
+        );
+        assert_eq!(ended.exits(64).err, said);
     }
 }
 

@@ -80,6 +80,39 @@ fn how_the_command_ends() {
     ]);
 }
 
+/// A lock call of a network filesystem may be interrupted although it does not wait.
+#[test]
+fn an_interrupted_call_is_made_again() {
+    if !has("strace") {
+        return skip("strace(1) is not installed here");
+    }
+    let inject = "strace -qq -o /dev/null -e trace=flock -e inject=flock:error=EINTR:when=1";
+    if Scratch::new().sh(&format!("{inject} true")).code != Some(0) {
+        return skip("strace(1) may not trace here");
+    }
+    for words in ["-n f echo in", "-w 1 f echo in", "-u f echo in", "f echo in", "-n 9", "-u 9"] {
+        scenes(&[&format!("exec 9>g; {inject} flock {words}; echo $?")]);
+    }
+}
+
+/// The name that the caller gives is the one it speaks under.
+#[test]
+fn under_another_name() {
+    if !has("bash") {
+        return skip("bash(1) is not installed here");
+    }
+    for name in ["mylock", "/some/where/my", "flock2", "''", "-flock"] {
+        for words in ["-n f echo in", "f false", "", "9 d", "77"] {
+            let script = "exec -a NAME \"$(command -v flock)\" WORDS";
+            let script = script.replace("NAME", name).replace("WORDS", words);
+            scenes(&[&format!("bash -c '{}'; echo $?", script.replace('\'', "'\\''"))]);
+        }
+    }
+    let version = "bash -c 'exec -a mylock \"$(command -v flock)\" -V'";
+    let ended = finished(&mut Whose::Ours.script(&Scratch::new(), version));
+    assert!(ended.exits(0).out.starts_with("mylock from util-linux 2."), "{ended:?}");
+}
+
 #[test]
 fn files_of_all_kinds() {
     scenes(&[
