@@ -45,12 +45,12 @@ impl Locked {
     }
 }
 
-/// Opens and locks, in the order in which the original does it.
+/// Opens and locks, in the order in which the original does it. Also returns how long it took to lock alone.
 pub(super) fn acquire(
     options: &Options,
     strict: bool,
     ignored: &mut Unignored,
-) -> Result<Locked, Failure> {
+) -> Result<(Locked, Duration), Failure> {
     let limit = match options.timeout {
         Some(Timeout::After(limit)) => Some(limit),
         _ => None,
@@ -65,8 +65,7 @@ pub(super) fn acquire(
     let request = Request { options, patience, once };
     let locked = request.open()?;
     if options.timeout == Some(Timeout::Impossible) {
-        let error = io::Error::from_raw_os_error(libc::EINVAL);
-        return Err(Failure::of_system(SYSTEM, &[b"cannot set up timer"], &error));
+        return Err(no_timer(&io::Error::from_raw_os_error(libc::EINVAL)));
     }
     let _timer = match limit {
         Some(limit) if strict => Some(set_up_timer(limit)?),
@@ -78,12 +77,16 @@ pub(super) fn acquire(
         }
         None => None,
     };
-    request.lock(locked)
+    let since = Instant::now();
+    Ok((request.lock(locked)?, since.elapsed()))
 }
 
 fn set_up_timer(limit: Duration) -> Result<Timer, Failure> {
-    Timer::start(limit)
-        .map_err(|error| Failure::of_system(SYSTEM, &[b"cannot set up timer"], &error))
+    Timer::start(limit).map_err(|error| no_timer(&error))
+}
+
+fn no_timer(error: &io::Error) -> Failure {
+    Failure::of_system(SYSTEM, &[b"cannot set up timer"], error)
 }
 
 struct Request<'a> {
@@ -96,6 +99,8 @@ struct Request<'a> {
 enum Refused {
     Busy,
     Late,
+    /// There was nothing to end the wait with.
+    NoTimer,
     Failed(io::Error),
 }
 
@@ -147,6 +152,10 @@ impl Request<'_> {
                 Ok(()) => {}
                 Err(Refused::Busy) => return Err(self.not_free(false)),
                 Err(Refused::Late) => return Err(self.not_free(true)),
+                Err(Refused::NoTimer) => {
+                    // What timer_create(2) has said to the library.
+                    return Err(no_timer(&io::Error::from_raw_os_error(libc::EAGAIN)));
+                }
                 Err(Refused::Failed(error)) => {
                     locked = self.reopened_to_write(locked, &error)?;
                     continue;
@@ -194,13 +203,13 @@ impl Request<'_> {
         let call = |sleep| lock::lock(fd, api, want, sleep);
         let is_unlock = want == Want::Unlock && self.patience != Patience::Strict;
         match self.patience {
-            Patience::None => call(false).map_err(refused),
-            _ if is_unlock => call(false).map_err(refused),
-            Patience::Until(deadline) => match call(false).map_err(refused) {
+            Patience::None => at_once(call),
+            _ if is_unlock => at_once(call),
+            Patience::Until(deadline) => match at_once(call) {
                 Err(Refused::Busy) => sleep(fd, ofd, Some(deadline), call),
                 result => result,
             },
-            Patience::Forever if is_on_fuse(fd) => match call(false).map_err(refused) {
+            Patience::Forever if is_on_fuse(fd) => match at_once(call) {
                 Err(Refused::Busy) => sleep(fd, ofd, None, call),
                 result => result,
             },
@@ -248,6 +257,16 @@ impl Request<'_> {
     }
 }
 
+/// One lock call that does not wait. A server's may be interrupted all the same, and has not been made then.
+fn at_once(call: impl Fn(bool) -> io::Result<()>) -> Result<(), Refused> {
+    loop {
+        match call(false) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map_err(refused),
+        }
+    }
+}
+
 /// Waits for a lock that was busy just now. One that the server of a FUSE filesystem keeps is asked for again
 /// and again: a sleep in such a server's call may end with nothing, not even SIGKILL.
 fn sleep(
@@ -261,13 +280,14 @@ fn sleep(
         return match lockmgr::call_until(deadline, || call(true)) {
             Ok(Some(())) => Ok(()),
             Ok(None) => Err(Refused::Late),
+            Err(error) if error.kind() == io::ErrorKind::Other => Err(Refused::NoTimer),
             Err(error) => Err(refused(error)),
         };
     }
     loop {
         let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
         thread::sleep(left.map_or(PAUSE, |left| left.min(PAUSE)));
-        match call(false).map_err(refused) {
+        match at_once(&call) {
             Err(Refused::Busy) if left.is_some_and(|left| left.is_zero()) => {
                 return Err(Refused::Late);
             }

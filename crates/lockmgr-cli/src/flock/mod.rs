@@ -26,7 +26,6 @@ mod scan;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::time::Instant;
 
 use options::{Options, Order};
 use say::{Failure, Output};
@@ -105,13 +104,11 @@ fn fail(failure: Failure, output: Output) -> Status {
 fn lock(mut options: Options, strict: bool, mut output: Output) -> Status {
     let mut ignored = Unignored::default();
     let command = options.command.take();
-    let since = options.verbose.then(Instant::now);
-    let locked = match acquire::acquire(&options, strict, &mut ignored) {
+    let (locked, took) = match acquire::acquire(&options, strict, &mut ignored) {
         Ok(locked) => locked,
         Err(failure) => return fail(failure, output),
     };
-    if let Some(since) = since {
-        let took = since.elapsed();
+    if options.verbose {
         let (seconds, micros) = (took.as_secs(), took.subsec_micros());
         output.print_line(format!("getting lock took {seconds}.{micros:06} seconds").as_bytes());
     }

@@ -2,6 +2,7 @@
 //! it here.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -93,6 +94,35 @@ fn a_lease_is_contention() {
     drop(file);
     running.says("in");
     running.finish().exits(0);
+}
+
+/// What it says of the time is the lock's alone.
+#[test]
+fn the_time_that_the_opening_took_is_not_the_locks() {
+    for whose in original().map(|_| Whose::Original).into_iter().chain([Whose::Ours, Whose::Strict])
+    {
+        let scratch = Scratch::new();
+        let path = scratch.path("f");
+        let file = File::create(&path).expect("a file");
+        if !take_write_lease(&file) {
+            return skip("needs a filesystem with leases");
+        }
+        let running =
+            Running::start(&mut whose.command(&scratch, &["--verbose", "-w", "60", "f", "true"]));
+        let begun = Instant::now();
+        wait_until("it breaks the lease", || lease(&file) != libc::F_WRLCK);
+        std::thread::sleep(Duration::from_millis(300));
+        drop(file);
+        let out = running.finish().exits(0).out.clone();
+        let took = out.split(' ').nth(4).and_then(|text| text.parse::<f64>().ok());
+        assert!(took.expect("a number") < begun.elapsed().as_secs_f64() - 0.25, "{whose:?}: {out}");
+    }
+}
+
+#[expect(unsafe_code, reason = "there is no safe wrapper")]
+fn lease(file: &File) -> libc::c_int {
+    // SAFETY: the descriptor is open, and the command takes nothing.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) }
 }
 
 #[test]

@@ -308,6 +308,18 @@ fn other_users() {
             finished(whose.command(scratch, &words).uid(SOMEBODY).gid(SOMEBODY))
         });
     }
+    same_with("no timers left", &[], |whose, scratch| {
+        open(scratch.dir(), 0o777);
+        let _held = hold(&scratch.path("f"));
+        let script = "ulimit -i 0; ulimit -u 0; exec -a flock \"$@\"";
+        let flock = whose.command(scratch, &["-w", ".3", "f", "true"]);
+        let mut command = scratch.command(&["bash", "-c", script, "-"]);
+        command.arg(flock.get_program()).args(flock.get_args()).env("LC_ALL", "C");
+        if whose == Whose::Strict {
+            command.env("LOCKMGR_FLOCK_STRICT", "1");
+        }
+        finished(command.uid(SOMEBODY).gid(SOMEBODY))
+    });
     same_with("no processes left", &[], |whose, scratch| {
         open(scratch.dir(), 0o777);
         let script = "ulimit -u 0 2>/dev/null || ulimit -p 0; exec -a flock \"$@\"";
