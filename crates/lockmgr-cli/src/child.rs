@@ -11,8 +11,9 @@
 //!   it to the command, too: with the whole process group, or to one after the other, as timeout(1) and
 //!   systemd do it. That cannot be seen. But whether the command was sent any signal can ([`overheard`]): if
 //!   it was, within [`TOGETHER`] or until the sender is at rest, it has it already. A command that is
-//!   sent signals all the time (a shell hears of the end of each program that it runs) is not judged by that:
-//!   what would be lost is worse than what comes twice. Nor is one without a handler for the signal, for
+//!   sent signals all the time is not judged by that, nor is one that has a handler for the end of its
+//!   children, as shells have, until it has been [`QUIET`]: what would be lost is worse than what comes twice.
+//!   Nor is one without a handler for the signal, for
 //!   which once and twice are the same.
 //! - What the kernel sent (Ctrl-C, Ctrl-\\, Ctrl-Z, a window's new size, a hangup) went to the whole
 //!   process group, and is not sent again: unless the command has left the group, or lockmgr leads
@@ -262,6 +263,7 @@ struct Watch<'a> {
     heard_until: Option<Instant>,
     /// When the command was last sent one that did not come for us, too.
     heard_another: Option<Instant>,
+    begun: Instant,
     whose: Whose,
     hold_tree: bool,
     /// The process group that the command leads, if it has one of its own.
@@ -293,6 +295,7 @@ impl<'a> Watch<'a> {
             overheard,
             heard_until: None,
             heard_another: None,
+            begun: Instant::now(),
             whose: Whose::Run,
             hold_tree: false,
             job: None,
@@ -345,8 +348,10 @@ impl<'a> Watch<'a> {
             if self.heard_until.take_if(|until| *until <= now).is_some() {
                 self.heard_another = Some(now);
             }
-            if overheard.wait(self.heard_until.into_iter().chain(end).min())? {
-                self.heard_until = Some(Instant::now() + TOGETHER);
+            if overheard.wait(self.heard_until.into_iter().chain(end).min())?
+                && self.heard_until.replace(Instant::now() + TOGETHER).is_some()
+            {
+                self.heard_another = Some(now);
             }
         }
     }
@@ -522,7 +527,9 @@ impl<'a> Watch<'a> {
         let end = Instant::now() + PATIENCE;
         let mut is_over = false;
         let mut has_heard = is_heard;
-        let is_anything = self.heard_another.is_some_and(|at| at.elapsed() < QUIET);
+        let is_recent = |at: Instant| at.elapsed() < QUIET;
+        let is_anything = self.heard_another.is_some_and(is_recent)
+            || is_recent(self.begun) && has(self.pid, &["SigCgt:"], Signal::CHILD);
         if is_anything || has_heard && is_another_pending(signal) {
             // What was heard may be something else. Twice is better than not at all.
             return false;
@@ -551,17 +558,22 @@ impl<'a> Watch<'a> {
 /// Whether a second signal of this kind would be one too many: there is a handler for the first one, or
 /// somebody who fetches it.
 fn heeds(process: Pid, signal: Signal) -> bool {
-    let text = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero()));
-    let sets = text.as_deref().unwrap_or_default().lines().filter_map(|line| {
-        let set = line.strip_prefix("SigCgt:").or(line.strip_prefix("SigBlk:"))?;
-        u128::from_str_radix(set.trim(), 16).ok()
-    });
-    // The lowest bit is that of signal 1.
-    let heeded = sets.fold(0, |all, set| all | set) & (bit(signal) >> 1) != 0;
     // While it is stopped, the kernel makes one of the two.
-    heeded && state(process) != Some('T')
+    has(process, &["SigCgt:", "SigBlk:"], signal) && state(process) != Some('T')
 }
 
+/// Whether the signal is in one of the process's sets, which are named as in proc(5).
+fn has(process: Pid, sets: &[&str], signal: Signal) -> bool {
+    let text = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero()));
+    text.as_deref().unwrap_or_default().lines().any(|line| {
+        let set = sets.iter().find_map(|name| line.strip_prefix(name));
+        let set = set.and_then(|set| u128::from_str_radix(set.trim(), 16).ok());
+        // The lowest bit is that of signal 1.
+        set.is_some_and(|set| set & (bit(signal) >> 1) != 0)
+    })
+}
+
+/// Whether another one that is passed on waits to be taken.
 fn is_another_pending(signal: Signal) -> bool {
     FORWARDED_BY_FLOCK.iter().any(|&other| other != signal && signals::is_pending(other))
 }

@@ -9,7 +9,8 @@
 //!   `nested`, `replace`: what is done before a wait; `environment`: what the command is told)
 //! - `waiting`: what is said and looked for while the lock is busy
 //! - `command`: the command's words; `child`: starting it, passing signals on, waiting for its end
-//!   (`child::limits`: what is due when; `child::job`: a process group and the terminal)
+//!   (`child::limits`: what is due when; `child::job`: a process group and the terminal;
+//!   `child::overheard`: what others send it)
 //! - `outcome`: what came of a run, for `--result` and `--log`; `log`: the file of events, and its reader;
 //!   `one_file`: that what is written is nothing that is locked or read
 //! - `flock`: all of it once more, as util-linux's flock(1) has it

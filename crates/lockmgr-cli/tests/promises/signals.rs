@@ -6,14 +6,14 @@ use std::process::Command;
 use rustix::process::{Signal, kill_process, kill_process_group};
 
 use crate::support::{
-    Running, Scratch, awaits_signals, finished, hold, is_gone, is_locked, is_waited_for, skip,
-    state, wait_until,
+    Running, Scratch, finished, has_taken, hold, is_gone, is_locked, is_waited_for, skip, state,
+    wait_until,
 };
 
 /// Counts the signals of one name it gets, and says each count; another one, TERM, ends it with status 7.
-pub(crate) const COUNTER: &str = "n=0; trap 'n=$((n+1)); echo $n' \"$1\"; \
-    trap 'kill -9 $!; exit 7' \"${2-TERM}\"; (trap '' \"$1\"; exec sleep 60 >&-) & \
-    echo ready; while :; do wait; done";
+/// No shell, which would hear of children, too.
+pub(crate) const COUNTER: &str = "exec perl -e '$| = 1; $SIG{$ARGV[0]} = sub { print ++$n, qq(\\n) }; \
+    $SIG{$ARGV[1] || q(TERM)} = sub { exit 7 }; print qq(ready\\n); select(undef, undef, undef, 0.01) while 1' \"$@\"";
 
 #[test]
 fn each_signal_reaches_the_command_once() {
@@ -68,7 +68,7 @@ pub(crate) fn group_signals_come_once(command: impl Fn(&[&str]) -> Command) {
             }
             running.says(&count.to_string());
             // Two at once are one to the kernel, too.
-            wait_until("the next one is awaited", || awaits_signals(running.pid()));
+            wait_until("it is taken", || has_taken(running.pid(), signal));
         }
         running.send(end);
         assert_eq!(running.finish().exits(7).out, "", "{name} came more often than it was sent");

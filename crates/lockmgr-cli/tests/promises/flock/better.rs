@@ -14,7 +14,7 @@ use rustix::process::{Signal, kill_process};
 use super::both::{Whose, original};
 use crate::signals::{COUNTER, group_signals_come_once};
 use crate::support::{
-    BOUND, Finished, LOCKMGR, ProtectedRegular, Running, Scratch, awaits_signals, finished, hold,
+    BOUND, Finished, LOCKMGR, ProtectedRegular, Running, Scratch, finished, has, has_taken, hold,
     is_gone, is_locked, is_root, is_waited_for, skip, state, take_write_lease, wait_until,
 };
 
@@ -261,6 +261,23 @@ fn a_signal_of_the_group_reaches_the_command_once() {
     group_signals_come_once(|words| Whose::Ours.command(&scratch, &[&["f"], words].concat()));
 }
 
+/// A shell is sent a signal at the end of each program that it runs. None of them is taken for the other.
+#[test]
+fn a_command_that_gets_signals_all_the_time_gets_ours() {
+    let scratch = Scratch::new();
+    let command = "trap 'exit 3' TERM; trap : CHLD; /bin/true; /bin/true; echo ready; \
+                   while :; do /bin/true; done";
+    for shell in ["sh", "bash"].into_iter().filter(|shell| has(shell) || *shell == "sh") {
+        for _ in 0..20 {
+            let words = ["f", shell, "-c", command];
+            let mut running = Running::start(&mut Whose::Ours.command(&scratch, &words));
+            running.says("ready");
+            running.send(Signal::TERM);
+            running.finish().exits(3);
+        }
+    }
+}
+
 /// As timeout(1) does it: to flock, and then to all.
 #[test]
 fn a_signal_for_flock_and_then_for_the_group_reaches_the_command_once() {
@@ -276,7 +293,7 @@ fn a_signal_for_flock_and_then_for_the_group_reaches_the_command_once() {
     for count in 1..=10 {
         running.tell("now");
         running.says(&count.to_string());
-        wait_until("the next one is awaited", || awaits_signals(flock));
+        wait_until("both are taken", || has_taken(flock, Signal::TERM));
     }
     running.say_no_more();
     kill_process(flock, Signal::USR2).expect("it is there");

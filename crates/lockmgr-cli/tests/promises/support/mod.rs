@@ -144,8 +144,11 @@ pub(crate) fn is_pending(pid: Pid, signal: Signal) -> bool {
     pending & (1 << (signal.as_raw() - 1)) != 0
 }
 
-/// Whether lockmgr sleeps until the next signal comes for it.
-pub(crate) fn awaits_signals(pid: Pid) -> bool {
+/// Whether lockmgr has taken this signal, and sleeps until the next one comes for it.
+pub(crate) fn has_taken(pid: Pid, signal: Signal) -> bool {
+    if is_pending(pid, signal) {
+        return false;
+    }
     let path = format!("/proc/{}/syscall", pid.as_raw_nonzero());
     let text = fs::read_to_string(path).expect("it is there");
     let number = text.split_ascii_whitespace().next().and_then(|number| number.parse().ok());
