@@ -6,8 +6,8 @@ use std::process::Command;
 use rustix::process::{Signal, kill_process, kill_process_group};
 
 use crate::support::{
-    Running, Scratch, finished, has_taken, hold, is_gone, is_locked, is_waited_for, skip, state,
-    wait_until,
+    Running, Scratch, finished, has, has_taken, hold, is_gone, is_locked, is_waited_for, skip,
+    state, wait_until,
 };
 
 /// Counts the signals of one name it gets, and says each count; another one, TERM, ends it with status 7.
@@ -17,6 +17,9 @@ pub(crate) const COUNTER: &str = "exec perl -e '$| = 1; $SIG{$ARGV[0]} = sub { p
 
 #[test]
 fn each_signal_reaches_the_command_once() {
+    if !has("perl") {
+        return skip("perl(1) is not installed here");
+    }
     let scratch = Scratch::new();
     for (name, signal) in [
         ("INT", Signal::INT),
@@ -51,6 +54,9 @@ fn a_signal_of_the_group_reaches_the_command_once() {
 
 /// By turns for the one process and for the whole group, each kind of signal.
 pub(crate) fn group_signals_come_once(command: impl Fn(&[&str]) -> Command) {
+    if !has("perl") {
+        return skip("perl(1) is not installed here");
+    }
     for (name, signal, end_name, end) in [
         ("INT", Signal::INT, "TERM", Signal::TERM),
         ("HUP", Signal::HUP, "TERM", Signal::TERM),
@@ -183,6 +189,9 @@ fn lockmgr_stopped_and_continued_while_the_command_ends() {
 
 #[test]
 fn a_command_stopped_alone_does_not_stop_lockmgr() {
+    if !has("perl") {
+        return skip("perl(1) is not installed here");
+    }
     let scratch = Scratch::new();
     let mut running =
         Running::start(&mut scratch.lockmgr(&["run", "./l", "sh", "-c", COUNTER, "-", "USR1"]));

@@ -282,6 +282,9 @@ fn a_command_that_gets_signals_all_the_time_gets_ours() {
 /// As timeout(1) does it: to flock, and then to all.
 #[test]
 fn a_signal_for_flock_and_then_for_the_group_reaches_the_command_once() {
+    if !has("perl") {
+        return skip("perl(1) is not installed here");
+    }
     let scratch = Scratch::new();
     let script = "flock f sh -c \"$COUNTER\" - TERM USR2 & trap '' TERM; read _; echo $!
         while read _; do kill -TERM $!; kill -TERM 0; done; wait $!";
@@ -304,6 +307,9 @@ fn a_signal_for_flock_and_then_for_the_group_reaches_the_command_once() {
 /// What does not end the original is not for the command.
 #[test]
 fn a_stop_of_flock_is_not_passed_on() {
+    if !has("perl") {
+        return skip("perl(1) is not installed here");
+    }
     let scratch = Scratch::new();
     for (name, signal) in [("TSTP", Signal::TSTP), ("CONT", Signal::CONT), ("WINCH", Signal::WINCH)]
     {
