@@ -14,8 +14,8 @@
 use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fmt;
 use std::path::PathBuf;
+use std::{fmt, fs};
 
 use crate::mode::{Mode, Range};
 use crate::printable::Printable;
@@ -387,7 +387,7 @@ impl<'t> Graph<'t> {
                     !state.children.is_empty()
                         && state.children.iter().all(|c| stuck.processes.contains(c))
                 }
-                Does::SomethingElse => false,
+                Does::WaitsForEvents(_) | Does::SomethingElse => false,
                 Does::AsksForLock => waits.iter().any(|wait| {
                     wait.is_hopeless(stuck, party, ancestors)
                         && match wait.waiter.thread {
@@ -515,6 +515,8 @@ enum Does {
     WaitsForChild(u32),
     /// Sleeps in a lock call, or what it does may not be seen.
     AsksForLock,
+    /// Sleeps until the epoll instance with this descriptor has something for it.
+    WaitsForEvents(u32),
     SomethingElse,
 }
 
@@ -547,7 +549,12 @@ impl State {
                 (Ok(name), _) if name.starts_with(HELPERS) && name != own_name => {
                     Does::HelpsAnother
                 }
-                (_, Ok(call)) => Does::of(&call),
+                (_, Ok(call)) => match Does::of(&call) {
+                    Does::WaitsForEvents(queue) if has_only_signals(pid, queue) => {
+                        Does::WaitsForChildren
+                    }
+                    does => does,
+                },
                 (_, Err(_)) => Does::AsksForLock,
             };
             let children = read(number, "children").unwrap_or_default();
@@ -560,12 +567,27 @@ impl State {
     }
 }
 
+/// Whether nothing but signals comes to the epoll instance that is the process's descriptor, as to the one
+/// by which `lockmgr run` waits for its command.
+fn has_only_signals(pid: u32, queue: u32) -> bool {
+    let told = |descriptor: &str| fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}"));
+    let is_signalfd = |descriptor: &str| {
+        told(descriptor).is_ok_and(|told| told.lines().any(|line| line.starts_with("sigmask:")))
+    };
+    let queue = told(&queue.to_string()).unwrap_or_default();
+    let mut targets = queue.lines().filter_map(|line| line.strip_prefix("tfd:")).peekable();
+    targets.peek().is_some()
+        && targets.all(|line| line.split_whitespace().next().is_some_and(is_signalfd))
+}
+
 /// How the names of this library's threads begin.
 pub(super) const HELPERS: &str = "lockmgr-";
 
 impl Does {
     /// By the system call that the thread is in, with its arguments.
     fn of(call: &str) -> Self {
+        /// A timeout of -1.
+        const FOR_EVER: u32 = u32::MAX;
         if LockCall::of(call).is_some() {
             return Does::AsksForLock;
         }
@@ -578,7 +600,7 @@ impl Does {
             // The kernel looks at the lower half of numbers and pointers to nowhere alike.
             u64::from_str_radix(word, 16).ok()
         };
-        let (first, second, third) = (argument(), argument(), argument());
+        let (first, second, third, fourth) = (argument(), argument(), argument(), argument());
         let lower_half = |value: u64| u32::try_from(value & 0xffff_ffff).ok();
         let child = |value: Option<u64>| {
             let pid = lower_half(value?)?;
@@ -593,6 +615,11 @@ impl Does {
             || number == libc::SYS_rt_sigsuspend
         {
             Does::WaitsForChildren
+        } else if number == libc::SYS_epoll_pwait
+            && fourth.and_then(lower_half) == Some(FOR_EVER)
+            && let Some(queue) = first.and_then(lower_half)
+        {
+            Does::WaitsForEvents(queue)
         } else {
             Does::SomethingElse
         }
@@ -609,6 +636,7 @@ mod tests {
     fn calls_that_wait_for_children_are_known() {
         let (wait4, waitid) = (libc::SYS_wait4, libc::SYS_waitid);
         let (sigtimedwait, flock) = (libc::SYS_rt_sigtimedwait, libc::SYS_flock);
+        let epoll = libc::SYS_epoll_pwait;
         for (call, does) in [
             (format!("{wait4} 0xffffffff 0x7f 0x2 0x0 0x1"), Does::WaitsForChildren),
             (format!("{wait4} 0xffffffffffffffff 0x7f 0x2 0x0"), Does::WaitsForChildren),
@@ -618,6 +646,8 @@ mod tests {
             (format!("{sigtimedwait} 0x7f 0x7f 0x0 0x8"), Does::WaitsForChildren),
             (format!("{sigtimedwait} 0x7f 0x7f 0x7f 0x8"), Does::SomethingElse),
             (format!("{flock} 0x3 0x2 0x0"), Does::AsksForLock),
+            (format!("{epoll} 0x4 0x7f 0x2 0xffffffffffffffff 0x0"), Does::WaitsForEvents(4)),
+            (format!("{epoll} 0x4 0x7f 0x2 0x1 0x0"), Does::SomethingElse),
             ("running".to_owned(), Does::SomethingElse),
             (String::new(), Does::SomethingElse),
         ] {
